@@ -1,0 +1,121 @@
+"""
+Who gets into the machines: the lab's own SSH key, the keys that may log in, the ssh command.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+import _qemulab_host as host
+from _qemulab_keys import USER_NETWORK
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_layout import Layout
+from _qemulab_site import Site
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+OPTIONS = {
+    # A machine that is installed anew has a new host key each time, at the same address.
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "LogLevel": "ERROR",
+}
+"""Source: ssh_config(5)"""
+
+
+def make_key(layout: Layout) -> None:
+    """Make the lab's own SSH key; one that is there stays."""
+    if layout.ssh_key.exists():
+        return
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    host.write(layout.ssh_key.with_suffix(".pub"), f"{public.decode()} qemulab {layout.lab}\n")
+    host.write(layout.ssh_key, private, mode=0o600)
+
+
+def user_keys() -> list[str]:
+    """Return the public keys of the user behind sudo, or else of the user who applies."""
+    name = os.environ.get("SUDO_USER", "")
+    try:
+        entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.getuid())
+    except KeyError:
+        return []
+    directory = Path(entry.pw_dir) / ".ssh"
+    found = []
+    for file in host.list_directory(directory):
+        if file.endswith(".pub"):
+            text = host.read(os.path.realpath(directory / file)) or ""
+            found += [line.strip() for line in text.splitlines() if line.strip()]
+    return found
+
+
+def write_authorized_keys(site: Site) -> None:
+    """Write the keys that the built-in guest lets in: the lab's own, and those declared."""
+    declared = list(site.facts().authorized_keys)
+    own = (host.read(site.layout.ssh_key.with_suffix(".pub")) or "").strip()
+    keys = [own, *(declared or user_keys())]
+    text = "".join(f"{key}\n" for key in dict.fromkeys(keys) if key)
+    host.write(site.layout.authorized_keys, text)
+
+
+def endpoint(vm: Vm, reservations: Mapping[str, Reservation]) -> tuple[str, int] | None:
+    """
+    Return where a machine's SSH is reached from the host: address and port.
+
+    By a port forwarded to its port 22, else at the address reserved for one of its NICs; ``None``
+    where it has neither.
+    """
+    for nic in vm.nics:
+        for forward in nic.forwards or ():
+            if forward.guest_port == 22 and forward.protocol == "tcp":
+                return forward.host_address, forward.host_port
+    by_mac = {item.mac: item.address for item in reservations.values()}
+    for nic in vm.nics:
+        if nic.network != USER_NETWORK and nic.mac in by_mac:
+            return by_mac[nic.mac], 22
+    return None
+
+
+def vm_endpoint(site: Site, vm: Vm) -> tuple[str, int] | None:
+    """Return where a machine's SSH is reached, with what the lab has reserved."""
+    reservations = {}
+    for nic in vm.nics:
+        if nic.network != USER_NETWORK:
+            reservations.update(site.reservations(nic.network))
+    return endpoint(vm, reservations)
+
+
+def ssh_command(site: Site, vm: Vm) -> str:
+    """Return the whole command that logs in to a machine, empty where there is no way in."""
+    found = vm_endpoint(site, vm)
+    if found is None:
+        return ""
+    options = " ".join(f"-o {name}={value}" for name, value in OPTIONS.items())
+    address, port = found
+    return f"ssh -i {site.layout.ssh_key} -p {port} {options} root@{address}"
+
+
+def ssh_config(site: Site, vms: Mapping[str, Vm]) -> str:
+    """Return a configuration for ssh with every machine that can be reached."""
+    blocks = []
+    for name, vm in sorted(vms.items()):
+        found = vm_endpoint(site, vm)
+        if found is None:
+            continue
+        address, port = found
+        lines = [f"Host {name}", f"    HostName {address}", f"    Port {port}", "    User root"]
+        lines += [f"    IdentityFile {site.layout.ssh_key}"]
+        lines += [f"    {option} {value}" for option, value in OPTIONS.items()]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)

@@ -1,0 +1,101 @@
+"""
+A declaration against the host: faults that only show where both are seen together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import _qemulab_host as host
+import _qemulab_hub as hub
+import _qemulab_probe as probe
+import _qemulab_routes as routes
+import _qemulab_spec as spec
+from _qemulab_keys import Lab
+from _qemulab_kinds import Notes
+from _qemulab_launch import media
+from _qemulab_site import Site
+
+
+def survey(pillar: Any, opts: Mapping[str, Any]) -> tuple[Lab | None, Notes]:
+    """
+    Read a declaration and look at the host with it, noting every fault. Nothing is touched.
+
+    pillar
+        What stands under ``lab`` in a pillar.
+
+    opts
+        The minion's options, for where the lab lies.
+    """
+    lab, notes = spec.survey(pillar)
+    if lab is not None:
+        site = Site(lab.name, str(opts.get("qemulab.root") or "/"))
+        check_networks(lab, site, notes)
+        check_media(lab, notes)
+        check_memory(lab, notes)
+        check_sockets(lab, site, notes)
+    return lab, notes
+
+
+def check_networks(lab: Lab, site: Site, notes: Notes) -> None:
+    """Note networks that overlap a route of the host, and interfaces that are not ours."""
+    if not lab.networks or host.find_binary("ip") is None:
+        return
+    for name, network in lab.networks.items():
+        subnet = ipaddress.IPv4Interface(network.address).network
+        known = site.network(name)
+        own = known.interface if known else network.interface
+        mac = hub.tap_mac(site.lab, name)
+        path = f"lab:networks:{name}"
+        if hub.link_state(network, mac, site.links()) == "other":
+            problem = f"the host has an interface {network.interface} that is not ours"
+            notes.fault(f"{path}:interface", problem)
+            continue
+        route = routes.overlap(subnet, site.routes(), own)
+        if route is not None:
+            notes.fault(f"{path}:address", f"{subnet} overlaps the host's route {route}")
+
+
+def check_media(lab: Lab, notes: Notes) -> None:
+    """Note ISO and backing images that a machine could not read."""
+    for name, vm in lab.vms.items():
+        paths = {disk.name: f"disks:{index}:backing" for index, disk in enumerate(vm.disks)}
+        for item, path in media(vm).items():
+            problem = probe.unreadable(path)
+            if problem:
+                notes.fault(f"lab:vms:{name}:{paths.get(item, item)}", f"{path} {problem}")
+
+
+def check_memory(lab: Lab, notes: Notes) -> None:
+    """Warn where the machines together want more memory than the host has."""
+    wanted = sum(vm.memory for vm in lab.vms.values())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    if wanted > have:
+        notes.warn("lab:vms", f"the machines want {wanted} MB together, the host has {have} MB")
+
+
+def check_sockets(lab: Lab, site: Site, notes: Notes) -> None:
+    """Note machines whose sockets' paths would be longer than the kernel allows."""
+    for name in lab.vms:
+        path = site.layout.socket_too_long(name)
+        if path is not None:
+            notes.fault(f"lab:vms:{name}", f"the socket's path {path} is too long; shorten names")
+
+
+def remove_files(site: Site, purge: bool) -> None:
+    """Remove a lab's own files; with ``purge`` all of them, and the last lab's shared ones."""
+    layout = site.layout
+    others = site.facts().others
+    host.remove(layout.lab_file)
+    host.remove(layout.lab_runtime)
+    if purge:
+        host.remove(layout.lab_state)
+        host.remove(layout.lab_logs)
+        if not others:
+            for name in host.list_directory(layout.state, hidden=True):
+                host.remove(layout.state / name)
+    for directory in (layout.runtime, layout.logs, layout.state):
+        host.remove_empty(directory)

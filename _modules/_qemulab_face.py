@@ -1,0 +1,107 @@
+"""
+What all faces share: the lab they speak of, errors in Salt's words, the one way to converge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import _qemulab_host as host
+import _qemulab_plan as planner
+from _qemulab_host import HostError
+from _qemulab_keys import DEFAULT_LAB
+from _qemulab_kinds import SpecError
+from _qemulab_plan import Plan
+from _qemulab_qmp import QmpError
+from _qemulab_site import Site
+from salt.exceptions import CommandExecutionError
+from salt.exceptions import SaltInvocationError
+
+
+def lab_name(pillar: Mapping[str, Any], lab: str | None) -> str:
+    """Return the lab that is meant: the one named, else the pillar's, else the default."""
+    if lab:
+        return lab
+    declared = pillar.get("lab")
+    name = declared.get("name") if isinstance(declared, Mapping) else None
+    return name if isinstance(name, str) and name else DEFAULT_LAB
+
+
+def site(
+    opts: Mapping[str, Any], pillar: Mapping[str, Any], context: dict[str, Any], lab: str | None
+) -> Site:
+    """
+    Return a lab on this host; one and the same for all functions of one run.
+
+    opts, pillar, context
+        Salt's dunders.
+
+    lab
+        Name of the lab; default the pillar's.
+    """
+    name = lab_name(pillar, lab)
+    root = str(opts.get("qemulab.root") or "/")
+    key = f"qemulab:{root}:{name}"
+    if key not in context:
+        context[key] = Site(name, root)
+    found: Site = context[key]
+    return found
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn errors of the layers below into Salt's two: wrong declaration, or the host refuses."""
+    try:
+        yield
+    except SpecError as err:
+        raise SaltInvocationError(str(err)) from err
+    except (HostError, QmpError) as err:
+        raise CommandExecutionError(str(err)) from err
+    except OSError as err:
+        where = f"{err.filename}: " if err.filename else ""
+        raise CommandExecutionError(f"{where}{err.strerror or err}") from err
+
+
+def need_root() -> None:
+    """Raise HostError unless this process may change the host."""
+    if not host.is_root():
+        raise HostError("only root can change a lab", hint="run it with sudo, or by a root minion")
+
+
+def converge(look: Callable[[], Plan], act: Callable[[Plan], None], test: bool) -> dict[str, Any]:
+    """
+    Look, and unless it is a dry run act, then look again: nothing may be left.
+
+    look
+        Returns the plan for what is now.
+
+    act
+        Carries a plan out.
+
+    test
+        Only look.
+
+    Returns ``changes``, ``pending`` and ``refused`` (each by key with old, new and effect),
+    ``notes`` and ``machines``. Raises HostError where something is left after acting.
+    """
+    plan = look()
+    outcome = {
+        "changes": planner.words(plan.changes),
+        "pending": planner.words(plan.pending),
+        "refused": planner.words(plan.refused),
+        "notes": list(plan.notes),
+        "machines": list(plan.machines),
+    }
+    if test or plan.refused or not plan.changes:
+        return outcome
+    need_root()
+    act(plan)
+    left = look()
+    if left.changes:
+        keys = ", ".join(change.key for change in left.changes)
+        raise HostError(f"this did not take effect: {keys}")
+    return outcome

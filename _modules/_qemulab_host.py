@@ -1,0 +1,484 @@
+"""
+The seam: the only file that runs commands, writes files and sends signals.
+
+Everything above asks this file; tests of everything above replace it or run it in a namespace of
+their own. Nothing here knows what a machine or a network is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import json
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+USER = "qemulab"
+"""The system user that every process of a lab runs as."""
+
+#: Where a minion's PATH may not look although a distribution keeps our tools there.
+EXTRA_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+
+class HostError(Exception):
+    """
+    The host refused: what was tried, how it ended, its last lines and what to do about it.
+    """
+
+    def __init__(self, problem: str, output: str = "", hint: str = "") -> None:
+        self.problem = problem
+        self.output = "\n".join(output.strip().splitlines()[-5:])
+        self.hint = hint
+        parts = [problem]
+        if self.output:
+            parts.append(self.output)
+        if hint:
+            parts.append(hint)
+        super().__init__("\n".join(parts))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished command left: exit status and both outputs as text."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def search_path() -> str:
+    """Return PATH with the system directories appended that it lacks."""
+    have = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part]
+    return os.pathsep.join(have + [part for part in EXTRA_PATH if part not in have])
+
+
+def find_binary(name: str) -> str | None:
+    """Return the absolute path of a program, or ``None`` where the host has none."""
+    return shutil.which(name, path=search_path())
+
+
+def run(
+    argv: list[str],
+    stdin: str | None = None,
+    check: bool = True,
+    timeout: float = 60,
+    hint: str = "",
+    cwd: Path | None = None,
+) -> Result:
+    """
+    Run a command to its end and return its result.
+
+    argv
+        Program and arguments; never a shell string.
+
+    stdin
+        Text for its standard input; none by default.
+
+    check
+        Raise where the exit status is not 0. Default ``True``.
+
+    timeout
+        Seconds until it is killed. Default 60.
+
+    hint
+        What the user can do about a failure; goes into the error.
+
+    cwd
+        Working directory; default ``/``.
+
+    Raises HostError where the program is missing, fails (with ``check``) or takes too long.
+    """
+    program = find_binary(argv[0]) if "/" not in argv[0] else argv[0]
+    if program is None:
+        raise HostError(f"{argv[0]} is not installed", hint=hint)
+    environment = dict(os.environ, PATH=search_path(), LC_ALL="C.UTF-8")
+    try:
+        done = subprocess.run(
+            [program, *argv[1:]],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            cwd=cwd or "/",
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as err:
+        raise HostError(f"{' '.join(argv)} took longer than {timeout:g} s", hint=hint) from err
+    except OSError as err:
+        raise HostError(f"{' '.join(argv)}: {err.strerror}", hint=hint) from err
+    result = Result(done.returncode, done.stdout, done.stderr)
+    if check and result.status != 0:
+        problem = f"{' '.join(argv)} ended with exit status {result.status}"
+        raise HostError(problem, result.stderr or result.stdout, hint)
+    return result
+
+
+def progress(text: str) -> None:
+    """
+    Tell a person who waits at a terminal what takes its time; silent anywhere else.
+
+    ``QEMULAB_PROGRESS=1`` (set by ``./salt-call``) turns it on; it writes to standard error, so
+    that standard output stays Salt's alone.
+    """
+    if os.environ.get("QEMULAB_PROGRESS") == "1":
+        print(f"qemulab: {text}", file=sys.stderr, flush=True)
+
+
+def is_root() -> bool:
+    """Return whether this process may change the host."""
+    return os.geteuid() == 0
+
+
+# Files
+
+
+def read(path: Path | str, limit: int | None = None) -> str | None:
+    """Return a file's text (its last ``limit`` bytes where given), ``None`` where there is none."""
+    try:
+        # O_NOFOLLOW: some of what is read lies in directories that a less trusted user writes to.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as err:
+        raise HostError(f"{path}: {err.strerror}") from err
+    with os.fdopen(descriptor, "rb") as stream:
+        if limit is not None:
+            size = os.fstat(descriptor).st_size
+            stream.seek(max(0, size - limit))
+        return stream.read().decode("utf-8", "replace")
+
+
+def read_json(path: Path | str) -> Any:
+    """Return what a JSON file holds, ``None`` where there is no such file."""
+    text = read(path)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as err:
+        raise HostError(f"{path} is damaged: {err}", hint="remove it and apply again") from err
+
+
+def write(path: Path | str, text: str | bytes, mode: int = 0o644, owner: str | None = None) -> bool:
+    """
+    Make a file hold a text, atomically and synced to disk.
+
+    Returns whether anything had to be written: an equal file is left alone. The text is written
+    beside its target, synced and renamed into place, so that a reader (or the host after a crash)
+    sees the old file or the new one.
+    """
+    target = Path(path)
+    data = text.encode() if isinstance(text, str) else text
+    with contextlib.suppress(OSError):
+        if not target.is_symlink() and target.read_bytes() == data:
+            if stat.S_IMODE(target.stat().st_mode) == mode:
+                return False
+    try:
+        make_directory(target.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fchmod(descriptor, mode)
+                if owner is not None:
+                    os.fchown(descriptor, *user_ids(owner))
+                os.fsync(descriptor)
+            os.rename(temporary, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        sync_directory(target.parent)
+    except OSError as err:
+        raise HostError(f"{target} could not be written: {err.strerror}") from err
+    return True
+
+
+def write_json(path: Path | str, value: Any) -> bool:
+    """Make a file hold a value as JSON that a person can read; returns whether it was written."""
+    return write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a crash of the host."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, mode: int = 0o755, owner: str | None = None) -> None:
+    """Make a directory and its parents; an existing one keeps its mode unless an owner is given."""
+    try:
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            os.chmod(path, mode)
+        if owner is not None:
+            ids = user_ids(owner)
+            found = path.stat()
+            if (found.st_uid, found.st_gid) != ids:
+                os.chown(path, *ids)
+            if stat.S_IMODE(found.st_mode) != mode:
+                os.chmod(path, mode)
+    except OSError as err:
+        raise HostError(f"{path} could not be made: {err.strerror}") from err
+
+
+def give(path: Path, owner: str = USER) -> None:
+    """Make a file belong to a user; a disk that was copied into place belongs to whoever did."""
+    try:
+        os.chown(path, *user_ids(owner), follow_symlinks=False)
+    except OSError as err:
+        raise HostError(f"{path} could not be given to {owner}: {err.strerror}") from err
+
+
+def remove(path: Path | str) -> bool:
+    """Remove a file or a whole directory, never following a link; returns whether it was there."""
+    target = Path(path)
+    try:
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        raise HostError(f"{target} could not be removed: {err.strerror}") from err
+    return True
+
+
+def remove_empty(path: Path) -> None:
+    """Remove a directory if it is empty; anything else about it is left alone."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def mode(path: Path | str) -> int:
+    """Return a file's permission bits, links followed; 0 where there is none."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return 0
+
+
+def quote(argv: list[str]) -> str:
+    """Return a command line for a shell script, the program by its path where it is installed."""
+    return shlex.join([find_binary(argv[0]) or argv[0], *argv[1:]])
+
+
+def list_directory(path: Path, hidden: bool = False) -> list[str]:
+    """Return the sorted names in a directory; none where there is no such directory."""
+    try:
+        return sorted(name for name in os.listdir(path) if hidden or not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+# Users
+
+
+def user_ids(name: str) -> tuple[int, int]:
+    """Return a user's numeric IDs (user, group). Raises HostError where there is no such user."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as err:
+        hint = "salt-call state.apply lab makes it"
+        raise HostError(f"there is no system user {name}", hint=hint) from err
+    return entry.pw_uid, entry.pw_gid
+
+
+def has_user(name: str = USER) -> bool:
+    """Return whether the host has a user of this name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def user_groups(name: str) -> tuple[int, set[int]]:
+    """Return a user's numeric ID and the IDs of all its groups."""
+    uid, gid = user_ids(name)
+    return uid, set(os.getgrouplist(name, gid))
+
+
+def make_user(name: str = USER) -> None:
+    """
+    Make the system user that the processes run as, in the group that may use KVM if there is one.
+    """
+    if has_user(name):
+        return
+    groups = []
+    with contextlib.suppress(KeyError):
+        groups = ["--groups", grp.getgrnam("kvm").gr_name]
+    shell = find_binary("nologin") or "/bin/false"
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/"]
+    run([*command, "--shell", shell, *groups, name])
+
+
+# Time and locks
+
+
+def wait_for(question: Callable[[], Any], timeout: float, interval: float = 0.005) -> Any:
+    """
+    Ask until the answer is true, and return the last answer.
+
+    question
+        Called without arguments.
+
+    timeout
+        Seconds until it gives up; the last, untrue answer is then returned.
+
+    interval
+        Seconds between the first two questions, doubled up to 0.1 s. Default 0.005.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = question()
+        if answer or time.monotonic() >= deadline:
+            return answer
+        time.sleep(interval)
+        interval = min(interval * 2, 0.1)
+
+
+@contextlib.contextmanager
+def lock(path: Path, timeout: float = 60) -> Iterator[None]:
+    """
+    Hold an exclusive lock for the length of a ``with`` block.
+
+    path
+        The lock's file; it stays behind, empty but for the last holder's PID.
+
+    timeout
+        Seconds to wait for another holder. Default 60.
+
+    Raises HostError, with the holder's PID, where the lock is not to be had in time. The
+    descriptor closes on exec: a child never keeps the lock for its own life.
+    """
+    make_directory(path.parent)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        if not wait_for(taken, timeout):
+            holder = (read(path) or "").strip() or "unknown"
+            raise HostError(f"{path} is held by process {holder} for over {timeout:g} s")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# Processes
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether a process runs; a zombie, which only waits to be reaped, does not."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return fields.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def send_signal(pid: int, number: signal.Signals, still_ours: Callable[[], bool]) -> bool:
+    """
+    Signal a process without ever hitting another that got its number.
+
+    pid
+        The process.
+
+    number
+        The signal.
+
+    still_ours
+        Asked after the process has been pinned by a pidfd; only where it says yes is it signalled.
+
+    Returns whether the signal was sent.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not still_ours():
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+# Network
+
+
+def links(interface: str | None = None) -> list[dict[str, Any]]:
+    """
+    Return the host's interfaces with addresses, as ``ip -j -d address show`` has them.
+
+    By netlink, never from /sys: that shows another network namespace's where it was mounted in one.
+    """
+    only = ["dev", interface] if interface else []
+    shown = run(["ip", "-j", "-d", "address", "show", *only], check=False)
+    if shown.status != 0:
+        return []
+    return [link for link in json.loads(shown.stdout or "[]") if link.get("ifname")]
+
+
+def routes(destination: str | None = None) -> list[dict[str, Any]]:
+    """Return the host's IPv4 routes of the main table, all or those to one destination."""
+    only = [destination] if destination else []
+    shown = run(["ip", "-j", "-4", "route", "show", *only], check=False)
+    return json.loads(shown.stdout or "[]") if shown.status == 0 else []
+
+
+def tcp_answers(address: str, port: int, timeout: float = 1.0) -> bool:
+    """Return whether somebody accepts TCP connections at an address of this host."""
+    try:
+        with socket.create_connection((address, port), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def port_is_free(address: str, port: int, protocol: str = "tcp") -> bool:
+    """Return whether a port of this host could be listened on; ``False`` where it is taken."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if protocol == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as err:
+            return err.errno != errno.EADDRINUSE
+    return True

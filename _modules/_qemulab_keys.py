@@ -1,0 +1,218 @@
+"""
+Every key of the pillar: its type, unit, default and effect. They stand here and nowhere else.
+
+``docs/pillar.md`` is held against this file by a test. What the pillar does not say has the value
+of Yomi's recipe. Pure: neither Salt nor the host is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import _qemulab_kinds as kinds
+from _qemulab_kinds import choice
+from _qemulab_kinds import integer
+from _qemulab_schema import key
+from _qemulab_schema import list_of
+from _qemulab_schema import mapping_of
+from _qemulab_schema import nested
+from _qemulab_schema import words_or
+
+DEFAULT_LAB = "lab"
+DEFAULT_NETWORK = "vmlan"
+USER_NETWORK = "user"
+"""What a NIC names to sit on QEMU's user network instead of one of the lab's."""
+RECIPE_GROUP = "230.0.0.1:1234"
+IDE_DISKS = 3
+"""Disks on the IDE controller of machine type ``pc``: four slots, one of them the CD drive's."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the host that leads to a port of the machine."""
+
+    # fmt: off
+    host_port: int = key(kinds.PORT, effect="live",
+        doc="port on the host", default_text="required")
+    guest_port: int = key(kinds.PORT, 22, effect="live",
+        doc="port in the machine")
+    host_address: str = key(kinds.IPV4, "127.0.0.1", effect="live",
+        doc="address on the host; any other than 127.0.0.1 opens the machine to the network")
+    protocol: str = key(choice("tcp", "udp"), "tcp", effect="live",
+        doc="transport protocol")
+    # fmt: on
+
+    def __str__(self) -> str:
+        where = f"{self.host_address}:{self.host_port}"
+        return f"{where} to {self.guest_port}/{self.protocol}"
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One network interface of a machine."""
+
+    # fmt: off
+    network: str = key(kinds.NAME, "", effect="restart",
+        default_text="the only network",
+        doc="network it sits on; `user` is QEMU's own user network (10.0.2.0/24, with NAT)")
+    mac: str = key(kinds.MAC, "", effect="restart",
+        default_text="from the names of lab and machine",
+        doc="MAC address; quote it")
+    model: str = key(choice("virtio-net-pci", "e1000", "e1000e", "rtl8139"), "virtio-net-pci",
+        effect="restart", doc="device that the machine sees")
+    connected: bool = key(kinds.BOOLEAN, True, effect="live",
+        doc="whether the cable is plugged in")
+    forwards: tuple[Forward, ...] | None = key(list_of(nested(Forward)), None, effect="live",
+        of=Forward,
+        default_text="on the first `user` NIC: the first free port from 10022 to the machine's 22",
+        doc="ports of the host that lead into the machine; only on network `user`")
+    restrict: bool = key(kinds.BOOLEAN, False, effect="restart",
+        doc="keep the machine from reaching the host and the world; only on network `user`")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a machine."""
+
+    # fmt: off
+    name: str = key(kinds.NAME, "", effect="restart",
+        default_text="hda, hdb, … by position", doc="name of the disk's file")
+    size: str = key(kinds.SIZE, "50G", effect="live", unit="K, M, G, T (powers of 1024)",
+        doc="size of the qcow2 image; it only ever grows")
+    bus: str = key(choice("ide", "scsi", "virtio"), "", effect="restart",
+        default_text="`ide` for the first three on machine type `pc`, else `scsi`",
+        doc="controller; ide and scsi disks are /dev/sda and on, virtio ones /dev/vda and on")
+    backing: str = key(kinds.PATH, "", effect="recreate", default_text="none",
+        doc="qcow2 image that the disk starts as a copy of; it is read, never written")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Vm:
+    """One machine."""
+
+    # fmt: off
+    memory: int = key(integer(16, 4 * 1024 * 1024, "MB"), 2048, effect="restart", unit="MB",
+        doc="memory")
+    cpus: int = key(integer(1, 255), 2, effect="restart",
+        doc="virtual CPUs")
+    cpu: str = key(kinds.CPU_MODEL, "", effect="restart",
+        default_text="`host` under KVM, QEMU's own (`qemu64`) under TCG",
+        doc="CPU model; `max` has all that TCG can do, which newer distributions need")
+    machine: str = key(choice("pc", "q35"), "pc", effect="restart",
+        doc="machine type")
+    accel: str = key(choice("auto", "kvm", "tcg"), "auto", effect="restart",
+        doc="accelerator; `auto` takes KVM where it really works")
+    firmware: str = key(choice("uefi", "bios"), "uefi", effect="restart",
+        doc="firmware; `uefi` is OVMF with the machine's own copy of the variables")
+    boot: str = key(choice("guest", "cdrom", "disk"), "", effect="restart",
+        default_text="`cdrom` where one is declared, else `disk` where one has a `backing`, "
+        "else `guest`",
+        doc="what is booted first; `guest` is the built-in Linux")
+    cdrom: str = key(kinds.PATH, "", effect="live", default_text="an empty drive",
+        doc="ISO image in the CD drive; it is read where it lies, never copied")
+    disks: tuple[Disk, ...] = key(list_of(nested(Disk)), (Disk(),), of=Disk,
+        default_text="one of 50G", doc="disks; an empty list for none")
+    nics: tuple[Nic, ...] = key(list_of(nested(Nic)), (Nic(), Nic(network=USER_NETWORK)), of=Nic,
+        default_text="one on the only network, one on `user`",
+        doc="network interfaces; an empty list for none")
+    display: str = key(choice("none", "vnc"), "none", effect="restart",
+        doc="screen; `vnc` gives VGA, keyboard and tablet")
+    vnc_port: int = key(integer(5900, 65535), 0, effect="restart",
+        default_text="none: a UNIX socket", doc="port on 127.0.0.1 for `display: vnc`")
+    on_change: str = key(choice("report", "restart"), "report", effect="live",
+        doc="what is done about a change that needs a restart")
+    autostart: bool = key(kinds.BOOLEAN, False, effect="live",
+        doc="start with the host (needs systemd)")
+    stop_grace: int = key(integer(0, 3600, "s"), 30, effect="live", unit="s",
+        doc="how long a machine may take to power off before it is cut off")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Dhcp:
+    """What the DHCP server of a network hands out."""
+
+    # fmt: off
+    range: str = key(kinds.RANGE, "", effect="live",
+        default_text="numbers 100 to 200 of the network",
+        doc="addresses for machines without a reservation")
+    router: str = key(words_or(kinds.IPV4, "none"), "", effect="live",
+        default_text="number 101 of the network (in the recipe: master)",
+        doc="default route handed out; `none` hands out none")
+    lease_time: str = key(kinds.LEASE_TIME, "1h", effect="live", unit="s, m, h, d, w",
+        doc="how long a lease is good for")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Dns:
+    """What the DNS server of a network answers."""
+
+    # fmt: off
+    upstream: Any = key(words_or(list_of(kinds.IPV4), "host", "none"), "host", effect="live",
+        doc="who is asked for other names: the host's resolvers, nobody, or these addresses")
+    names: dict[str, str] = key(mapping_of(kinds.HOSTNAME, kinds.IPV4), {}, effect="live",
+        default_text="none", doc="further names and their addresses")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """An address and a name that one MAC address always gets."""
+
+    # fmt: off
+    mac: str = key(kinds.MAC, effect="live", default_text="required",
+        doc="MAC address; quote it")
+    address: str = key(kinds.IPV4, effect="live", default_text="required",
+        doc="address in the network")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network with the host on it."""
+
+    # fmt: off
+    address: str = key(kinds.ADDRESS_WITH_PREFIX, "10.0.3.1/24", effect="restart",
+        doc="the host's address on it and the length of its prefix")
+    interface: str = key(kinds.INTERFACE, "", effect="live",
+        default_text="the network's name", doc="TAP interface on the host")
+    multicast: str = key(kinds.GROUP, "", effect="restart",
+        default_text=f"{RECIPE_GROUP} for `{DEFAULT_NETWORK}` of the lab `{DEFAULT_LAB}`, "
+        "else from the names",
+        doc="multicast group and port that joins QEMU's machines; it never leaves the host")
+    dhcp: Dhcp = key(nested(Dhcp), Dhcp(), of=Dhcp, default_text="as below",
+        doc="the DHCP server")
+    dns: Dns = key(nested(Dns), Dns(), of=Dns, default_text="as below",
+        doc="the DNS server")
+    reservations: dict[str, Reservation] = key(mapping_of(kinds.NAME, nested(Reservation)), {},
+        of=Reservation, default_text="none",
+        doc="reserved addresses by host name; the name resolves before its machine runs")
+    on_change: str = key(choice("report", "restart"), "report", effect="live",
+        doc="what is done about a change that its running machines must be restarted for")
+    autostart: bool = key(kinds.BOOLEAN, False, effect="live",
+        doc="start with the host (needs systemd)")
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Lab:
+    """All that one pillar declares on one host."""
+
+    # fmt: off
+    name: str = key(kinds.NAME, DEFAULT_LAB,
+        doc="name of the lab; several labs live beside each other by their names")
+    networks: dict[str, Network] = key(mapping_of(kinds.NAME, nested(Network)), {},
+        of=Network, default_text=f"`{DEFAULT_NETWORK}` where a machine needs one",
+        doc="networks by name")
+    vms: dict[str, Vm] = key(mapping_of(kinds.NAME, nested(Vm)), {},
+        of=Vm, default_text="none", doc="machines by name")
+    authorized_keys: tuple[str, ...] = key(list_of(kinds.SSH_KEY), (), effect="restart",
+        default_text="the public keys of the user behind sudo",
+        doc="who may log in as root to the built-in guest, beside the lab's own key")
+    prune: str = key(choice("report", "stop"), "report", effect="live",
+        doc="what is done about what the lab made and the pillar no longer declares")
+    # fmt: on

@@ -1,0 +1,154 @@
+"""
+What a machine is started with: command line, scripts, unit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import _qemulab_guest as guest
+import _qemulab_host as host
+import _qemulab_machine as machine
+import _qemulab_probe as probe
+import _qemulab_spec as spec
+from _qemulab_host import HostError
+from _qemulab_hub import script
+from _qemulab_keys import USER_NETWORK
+from _qemulab_keys import Network
+from _qemulab_keys import Vm
+from _qemulab_machine import Surroundings
+from _qemulab_site import Site
+from _qemulab_units import Unit
+
+
+def media(vm: Vm) -> dict[str, str]:
+    """Return the files of the host that a machine reads where they lie, by what they are to it."""
+    found = {disk.name: disk.backing for disk in vm.disks if disk.backing}
+    if vm.cdrom:
+        found["cdrom"] = vm.cdrom
+    return found
+
+
+def media_paths(site: Site, name: str, vm: Vm) -> dict[str, Path]:
+    """Return where QEMU sees those files: under names of ours in its own mount namespace."""
+    return {item: site.layout.media(name) / item for item in media(vm)}
+
+
+def surroundings(
+    site: Site, name: str, vm: Vm, networks: Mapping[str, Network] | None = None
+) -> Surroundings:
+    """
+    Return what the host contributes to a machine's command line.
+
+    networks
+        The networks it may sit on. Default: those that the lab has.
+
+    Raises HostError where QEMU, the firmware, the guest image or a network is missing.
+    """
+    layout = site.layout
+    networks = site.all_networks() if networks is None else networks
+    for nic in vm.nics:
+        if nic.network != USER_NETWORK and nic.network not in networks:
+            problem = f"{name} sits on network {nic.network}, which the lab {site.lab} has not"
+            raise HostError(problem, hint="qemulab.network_present makes it")
+    found = probe.firmware(vm.machine) if vm.firmware == "uefi" else None
+    built_in = vm.boot == "guest"
+    if built_in and not (layout.guest / "guest.json").exists():
+        raise HostError("the built-in guest is not built", hint="qemulab.guest_present builds it")
+    return Surroundings(
+        qemu=probe.binary("qemu-system-x86_64"),
+        accel=probe.accel(vm.accel).name,
+        uuid=spec.vm_uuid(site.lab, name),
+        qmp=layout.qmp(name),
+        serial=layout.serial(name),
+        console_log=layout.console(name),
+        vnc=layout.vnc(name),
+        disks={disk.name: layout.disk(name, disk.name) for disk in vm.disks},
+        media=media_paths(site, name, vm),
+        networks=networks,
+        firmware_code=found.code if found else "",
+        firmware_code_format=found.code_format if found else "raw",
+        uefi_variables=layout.uefi_variables(name),
+        kernel=layout.guest / "vmlinuz" if built_in else None,
+        initrd=layout.guest / "initrd" if built_in else None,
+        kernel_arguments=guest.kernel_arguments(),
+        firmware_files={"authorized_keys": layout.authorized_keys},
+    )
+
+
+def argv(site: Site, name: str, vm: Vm, networks: Mapping[str, Network] | None = None) -> list[str]:
+    """Return QEMU's command line for a machine, as it would be started now."""
+    return machine.argv(name, vm, surroundings(site, name, vm, networks))
+
+
+def vnc_address(site: Site, name: str, vm: Vm) -> str | None:
+    """Return where a machine's screen is: ``address:port``, or a socket's path."""
+    if vm.display != "vnc":
+        return None
+    return f"127.0.0.1:{vm.vnc_port}" if vm.vnc_port else str(site.layout.vnc(name))
+
+
+def unit(site: Site, name: str, vm: Vm) -> Unit:
+    """Return the unit of a machine."""
+    layout = site.layout
+    binds = [(source, str(media_paths(site, name, vm)[item])) for item, source in media(vm).items()]
+    lab_networks = [nic.network for nic in vm.nics if nic.network != USER_NETWORK]
+    if lab_networks and os.path.exists("/etc/resolv.conf"):
+        # QEMU's user network answers DNS from this file: the lab's names must resolve there too.
+        binds.append((str(layout.resolv_conf(lab_networks[0])), "/etc/resolv.conf"))
+    return Unit(
+        kind="vm",
+        lab=site.lab,
+        name=name,
+        launch=layout.launch(name),
+        user=host.USER,
+        prepare=layout.vm(name) / "prepare",
+        powerdown=layout.vm(name) / "powerdown",
+        binds=tuple(binds),
+        writable=(layout.disks(name), layout.vm_runtime(name), layout.consoles),
+        devices=("/dev/kvm",),
+        grace=vm.stop_grace + 5,
+        autostart=vm.autostart,
+    )
+
+
+def prepare_script(site: Site, name: str, vm: Vm) -> str:
+    """Return what runs as root before each start: the sockets' directory, the binds' targets."""
+    layout = site.layout
+    owner = f"-o {host.USER} -g {host.USER}"
+    lines = [
+        f"install -d -m 0755 {layout.lab_runtime} {layout.lab_runtime / 'vms'}",
+        f"install -d -m 0700 {owner} {layout.vm_runtime(name)}",
+        f"install -d -m 0700 {owner} {layout.consoles}",
+        f"install -d -m 0755 {layout.media(name)}",
+        # systemd has them in place by then, read-only.
+        *(f"[ -e {path} ] || : > {path}" for path in media_paths(site, name, vm).values()),
+    ]
+    return script(f"Prepares the start of {name}.", lines)
+
+
+def powerdown_script(site: Site, name: str, vm: Vm) -> str:
+    """Return what systemd runs to stop a machine: the power button, then a wait for its end."""
+    qmp = site.layout.qmp(name)
+    commands = r'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n'
+    lines = [
+        '[ -n "$MAINPID" ] || exit 0',
+        f"printf '{commands}' | socat -t1 - UNIX-CONNECT:{qmp} >/dev/null || exit 0",
+        f"left={vm.stop_grace * 5}",
+        'while [ "$left" -gt 0 ] && [ -e "/proc/$MAINPID" ]; do',
+        "    sleep 0.2",
+        "    left=$((left - 1))",
+        "done",
+    ]
+    return script(f"Presses the power button of {name} and waits.", lines)
+
+
+def write_scripts(site: Site, name: str, vm: Vm) -> None:
+    """Write what a supervisor runs for a machine."""
+    directory = site.layout.vm(name)
+    host.write(directory / "prepare", prepare_script(site, name, vm), mode=0o755)
+    host.write(directory / "powerdown", powerdown_script(site, name, vm), mode=0o755)
+    text = machine.launch_script(name, argv(site, name, vm))
+    host.write(site.layout.launch(name), text, mode=0o755)

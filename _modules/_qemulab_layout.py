@@ -1,0 +1,187 @@
+"""
+Where everything of a lab lies on disk. Pure: paths are named here, nothing is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET_LIMIT = 107
+"""Bytes that the path of a UNIX socket may have. Source: unix(7), sun_path less its final NUL."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    The three trees of one lab.
+
+    lab
+        Name of the lab.
+
+    root
+        Prefix of all three, ``/`` by default (minion option ``qemulab.root``).
+    """
+
+    lab: str
+    root: Path = Path("/")
+
+    # what is shared by all labs of the host
+
+    @property
+    def state(self) -> Path:
+        """What survives a reboot."""
+        return self.root / "var/lib/qemulab"
+
+    @property
+    def runtime(self) -> Path:
+        """Sockets and locks: gone at reboot."""
+        return self.root / "run/qemulab"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes said."""
+        return self.root / "var/log/qemulab"
+
+    @property
+    def guest(self) -> Path:
+        """The built-in guest's kernel and image."""
+        return self.state / "guest"
+
+    # the lab
+
+    @property
+    def lab_state(self) -> Path:
+        """What survives a reboot, of this lab."""
+        return self.state / self.lab
+
+    @property
+    def lab_runtime(self) -> Path:
+        """Sockets and locks of this lab."""
+        return self.runtime / self.lab
+
+    @property
+    def lab_logs(self) -> Path:
+        """Logs of this lab."""
+        return self.logs / self.lab
+
+    @property
+    def lab_file(self) -> Path:
+        """What the last apply declared of the lab as a whole."""
+        return self.lab_state / "lab.json"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The lab's own private SSH key; the public one beside it ends in ``.pub``."""
+        return self.lab_state / "ssh" / "id_ed25519"
+
+    @property
+    def authorized_keys(self) -> Path:
+        """The public keys that the built-in guest lets in."""
+        return self.lab_state / "ssh" / "authorized_keys"
+
+    @property
+    def units(self) -> Path:
+        """What supervisord needs to know of each unit."""
+        return self.lab_state / "units"
+
+    @property
+    def supervisord_socket(self) -> Path:
+        """Where the lab's supervisord listens."""
+        return self.lab_runtime / "supervisord.sock"
+
+    def lock(self, kind: str, name: str) -> Path:
+        """The lock of one network or machine."""
+        return self.lab_runtime / "locks" / f"{kind}-{name}"
+
+    # networks
+
+    @property
+    def networks(self) -> Path:
+        """The networks' directories."""
+        return self.lab_state / "networks"
+
+    def network(self, name: str) -> Path:
+        """The directory of one network: definition, scripts, dnsmasq's files."""
+        return self.networks / name
+
+    def network_file(self, name: str) -> Path:
+        """What was applied of a network."""
+        return self.network(name) / "network.json"
+
+    def leases(self, name: str) -> Path:
+        """The DHCP server's leases; the directory above belongs to the user ``qemulab``."""
+        return self.network(name) / "dhcp" / "leases"
+
+    def resolv_conf(self, name: str) -> Path:
+        """The resolver configuration that names the network's DNS server."""
+        return self.network(name) / "resolv.conf"
+
+    # machines
+
+    @property
+    def vms(self) -> Path:
+        """The machines' directories."""
+        return self.lab_state / "vms"
+
+    def vm(self, name: str) -> Path:
+        """The directory of one machine: definition and launch script."""
+        return self.vms / name
+
+    def vm_file(self, name: str) -> Path:
+        """What was applied of a machine, and what it was started with."""
+        return self.vm(name) / "vm.json"
+
+    def launch(self, name: str) -> Path:
+        """The script that becomes QEMU."""
+        return self.vm(name) / "launch"
+
+    def disks(self, name: str) -> Path:
+        """A machine's disks and its UEFI variables; belongs to the user ``qemulab``."""
+        return self.vm(name) / "disks"
+
+    def disk(self, name: str, disk: str) -> Path:
+        """One disk's image."""
+        return self.disks(name) / f"{disk}.qcow2"
+
+    def uefi_variables(self, name: str) -> Path:
+        """A machine's own copy of the UEFI variables."""
+        return self.disks(name) / "uefi-variables.qcow2"
+
+    def vm_runtime(self, name: str) -> Path:
+        """A machine's sockets."""
+        return self.lab_runtime / "vms" / name
+
+    def qmp(self, name: str) -> Path:
+        """QEMU's control socket."""
+        return self.vm_runtime(name) / "qmp.sock"
+
+    def serial(self, name: str) -> Path:
+        """The serial console's socket."""
+        return self.vm_runtime(name) / "serial.sock"
+
+    def vnc(self, name: str) -> Path:
+        """The screen's socket."""
+        return self.vm_runtime(name) / "vnc.sock"
+
+    def media(self, name: str) -> Path:
+        """Where files from elsewhere (ISO, backing images) appear to the machine's QEMU."""
+        return self.vm_runtime(name) / "media"
+
+    @property
+    def consoles(self) -> Path:
+        """The serial logs; belongs to the user ``qemulab``."""
+        return self.lab_logs / "consoles"
+
+    def console(self, name: str) -> Path:
+        """What a machine said on its serial console."""
+        return self.consoles / f"{name}.log"
+
+    def unit_log(self, kind: str, name: str) -> Path:
+        """What a process said on its standard output and error (supervisord; systemd: journal)."""
+        return self.lab_logs / f"{kind}-{name}.log"
+
+    def socket_too_long(self, name: str) -> Path | None:
+        """Return a machine's longest socket path where it is longer than a socket's may be."""
+        path = self.serial(name)
+        return path if len(str(path).encode()) > SOCKET_LIMIT else None

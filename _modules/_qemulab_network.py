@@ -1,0 +1,317 @@
+"""
+Networks on the host: what is of them, and how a plan for one is carried out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import signal
+from collections.abc import Callable
+
+import _qemulab_dnsmasq as dnsmasq
+import _qemulab_host as host
+import _qemulab_hub as hub
+from _qemulab_dnsmasq import Files
+from _qemulab_host import HostError
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_plan import NetworkFacts
+from _qemulab_plan import Plan
+from _qemulab_site import Site
+from _qemulab_units import Unit
+
+READY_TIMEOUT = 10.0
+RELEASE_TIMEOUT = 3.0
+DNS_PORT = 53
+
+
+def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFacts:
+    """
+    Return what is of a network.
+
+    site
+        The lab on this host.
+
+    name
+        Name of the network.
+
+    declared
+        What it is compared with where nothing was applied yet.
+    """
+    defined = site.network(name)
+    network = defined or declared
+    if network is None:
+        return NetworkFacts()
+    mac = hub.tap_mac(site.lab, name)
+    return NetworkFacts(
+        defined=defined,
+        link=hub.link_state(network, mac, site.links()),
+        route=hub.has_group_route(network, site.routes()),
+        hub=site.status("hub", name).alive,
+        dnsmasq=site.status("dnsmasq", name).alive,
+        machines=machines_on(site, name),
+        reservations=dict(defined.reservations) if defined else {},
+    )
+
+
+def machines_on(site: Site, name: str) -> tuple[str, ...]:
+    """Return the running machines that sit on a network."""
+    found = []
+    for vm in site.vms():
+        _, started = site.vm(vm)
+        if started and site.status("vm", vm).alive:
+            if any(nic.network == name for nic in started.nics):
+                found.append(vm)
+    return tuple(found)
+
+
+def effective(old: Network | None, declared: Network, plan: Plan) -> Network:
+    """Return the network as it is after a plan: what is pending stays as it was."""
+    pending = {change.key.partition(":")[0] for change in plan.pending}
+    kept = {key: getattr(old, key) for key in pending} if old else {}
+    reservations = old.reservations if old else declared.reservations
+    return dataclasses.replace(declared, reservations=reservations, **kept)
+
+
+def tun_device(lab: str, name: str) -> str:
+    """
+    Return the device that the hub opens: the host's where anyone may, else a copy for our user.
+
+    Opening it gives no right but to attach to a TAP that one owns. Source: the kernel's
+    Documentation/networking/tuntap.rst. Containers have it for root alone.
+    """
+    if host.mode("/dev/net/tun") & 0o006 == 0o006:
+        return "/dev/net/tun"
+    return f"/dev/qemulab-{lab}-{name}"
+
+
+def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
+    """Return the units of a network's hub and of its DHCP and DNS server."""
+    directory = site.layout.network(name)
+    return (
+        Unit(
+            kind="hub",
+            lab=site.lab,
+            name=name,
+            user=host.USER,
+            always=True,
+            launch=directory / "hub",
+            prepare=directory / "link",
+            capabilities=("net_admin",),
+            devices=("/dev/net/tun",),
+            autostart=network.autostart,
+        ),
+        Unit(
+            kind="dnsmasq",
+            lab=site.lab,
+            name=name,
+            user=host.USER,
+            always=True,
+            launch=directory / "dnsmasq",
+            capabilities=("net_admin", "net_raw", "net_bind_service"),
+            writable=(site.layout.leases(name).parent,),
+            autostart=network.autostart,
+        ),
+    )
+
+
+def write_files(site: Site, name: str, network: Network) -> None:
+    """Write everything that a network's processes read; an equal file is left alone."""
+    files = Files(site.layout.network(name))
+    device = tun_device(site.lab, name)
+    link = hub.link_script(network, hub.tap_mac(site.lab, name), host.USER, device)
+    launch = "exec {}"
+    host.make_directory(files.leases.parent, mode=0o700, owner=host.USER)
+    host.write(files.directory / "link", link, mode=0o755)
+    command = host.quote(hub.hub_argv(network, device))
+    text = hub.script(f"The hub of {name}.", [launch.format(command)])
+    host.write(files.directory / "hub", text, mode=0o755)
+    command = host.quote(["dnsmasq", f"--conf-file={files.configuration}"])
+    text = hub.script(f"DHCP and DNS of {name}.", [launch.format(command)])
+    host.write(files.directory / "dnsmasq", text, mode=0o755)
+    host.write(files.configuration, dnsmasq.configuration(network, files))
+    host.write(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network))
+    write_names(site, name, network)
+
+
+def write_names(site: Site, name: str, network: Network) -> bool:
+    """Write what dnsmasq reads again on SIGHUP; returns whether anything changed."""
+    files = Files(site.layout.network(name))
+    changed = host.write(files.reservations, dnsmasq.reservations_text(network.reservations))
+    return host.write(files.hosts, dnsmasq.hosts_text(network, network.reservations)) or changed
+
+
+def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkFacts) -> None:
+    """
+    Carry out a plan for a network. Raises HostError where the host refuses.
+    """
+    if before.link == "other":
+        problem = f"the host has an interface {declared.interface} that is not ours"
+        raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
+    network = effective(before.defined, declared, plan)
+    keys = plan.keys()
+    with host.lock(site.layout.lock("network", name)):
+        if before.defined is not None and keys & {"interface", "multicast", "address"}:
+            take_down(site, name, before.defined)
+        write_files(site, name, network)
+        site.store_network(name, network)
+        host.run(["/bin/sh", str(site.layout.network(name) / "link")])
+        if before.defined is not None and "address" in keys:
+            drop_foreign_leases(site, name, network)
+        hub_unit, dns_unit = units(site, name, network)
+        quiet = {"on_change", "autostart", "link", "route", "hub", "dnsmasq"}
+        reread = {key for key in keys if key.startswith("dns:names")}
+        if keys - quiet - reread and site.status("dnsmasq", name, fresh=True).alive:
+            site.supervisor.stop("dnsmasq", name)
+        for unit in (hub_unit, dns_unit):
+            if site.status(unit.kind, name, fresh=True).alive:
+                site.supervisor.update(unit)
+            else:
+                site.supervisor.start(unit)
+        site.forget()
+        wait_until_ready(site, name, network)
+        if reread and not keys - quiet - reread:
+            site.supervisor.signal("dnsmasq", name, signal.SIGHUP)
+
+
+def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
+    """Forget leases outside a network that has just moved; its DHCP server does not run."""
+    subnet = ipaddress.IPv4Interface(network.address).network
+    foreign = [
+        lease for lease in leases(site, name) if ipaddress.IPv4Address(lease.address) not in subnet
+    ]
+    drop_leases(site, name, foreign)
+
+
+def drop_leases(site: Site, name: str, gone: list[dnsmasq.Lease]) -> None:
+    """Forget leases of a DHCP server that does not run."""
+    if gone:
+        path = site.layout.leases(name)
+        text = dnsmasq.without_leases(host.read(path) or "", gone)
+        host.write(path, text, owner=host.USER)
+
+
+def wait_until_ready(site: Site, name: str, network: Network) -> None:
+    """Wait until the hub holds the TAP and the DNS server answers; raises HostError if not."""
+    address = str(ipaddress.IPv4Interface(network.address).ip)
+
+    def attached() -> bool:
+        flags = [flag for link in host.links(network.interface) for flag in link["flags"]]
+        return "LOWER_UP" in flags
+
+    questions: list[tuple[str, Callable[[], bool]]] = [
+        ("hub", attached),
+        ("dnsmasq", lambda: host.tcp_answers(address, DNS_PORT)),
+    ]
+    for kind, question in questions:
+        if not host.wait_for(question, READY_TIMEOUT):
+            log = site.supervisor.log(kind, name)
+            raise HostError(f"the {kind} of network {name} does not come up", log)
+
+
+def take_down(site: Site, name: str, network: Network) -> None:
+    """Stop a network's processes and remove its TAP and route."""
+    for kind in ("dnsmasq", "hub"):
+        site.supervisor.stop(kind, name)
+    site.forget()
+    mac = hub.tap_mac(site.lab, name)
+    if hub.link_state(network, mac, site.links()) not in ("absent", "other"):
+        host.run(["ip", "link", "delete", "dev", network.interface])
+    group = f"{hub.group_address(network)}/32"
+    if hub.has_group_route(network, site.routes()):
+        host.run(["ip", "route", "delete", group, "dev", "lo"])
+
+
+def remove(site: Site, name: str, before: NetworkFacts) -> None:
+    """
+    Take a network away with all its files.
+
+    Raises HostError where machines still run on it: they would lose their network.
+    """
+    if before.machines:
+        problem = f"machines still run on network {name}: {', '.join(before.machines)}"
+        raise HostError(problem, hint="stop them first")
+    if before.defined is None:
+        return
+    with host.lock(site.layout.lock("network", name)):
+        take_down(site, name, before.defined)
+        for kind in ("dnsmasq", "hub"):
+            site.supervisor.forget(kind, name)
+        device = tun_device(site.lab, name)
+        if device != "/dev/net/tun":
+            host.remove(device)
+        host.remove(site.layout.network(name))
+        host.remove_empty(site.layout.networks)
+    site.forget()
+
+
+# Reservations and leases
+
+
+def leases(site: Site, name: str) -> list[dnsmasq.Lease]:
+    """Return what a network's DHCP server has leased."""
+    return dnsmasq.parse_leases(host.read(site.layout.leases(name)) or "")
+
+
+def with_reservation(network: Network, name: str, item: Reservation | None) -> Network:
+    """Return a network with one reservation set, or removed where it is ``None``."""
+    kept = {other: kept for other, kept in network.reservations.items() if other != name}
+    if item is not None:
+        kept[name] = item
+    return dataclasses.replace(network, reservations=kept)
+
+
+def contradicting(
+    site: Site, network_name: str, name: str, item: Reservation | None
+) -> list[dnsmasq.Lease]:
+    """Return the leases that would contradict the reservations if this one were applied."""
+    network = site.network(network_name)
+    if network is None:
+        return []
+    subnet = ipaddress.IPv4Interface(network.address).network
+    if item is not None and ipaddress.IPv4Address(item.address) not in subnet:
+        return []  # the network is about to move, and forgets its leases when it does
+    old = network.reservations.get(name)
+    gone = old if old != item else None
+    reservations = with_reservation(network, name, item).reservations
+    return dnsmasq.contradicting(leases(site, network_name), reservations, gone)
+
+
+def apply_reservation(site: Site, network_name: str, name: str, item: Reservation | None) -> None:
+    """
+    Set or remove one reservation: two files, one SIGHUP, and leases that contradict it released.
+
+    The other machines' leases and dnsmasq's process stay. Raises HostError where the network is
+    not there or the host refuses.
+    """
+    with host.lock(site.layout.lock("network", network_name)):
+        network = site.network(network_name)
+        if network is None:
+            problem = f"there is no network {network_name} in the lab {site.lab}"
+            raise HostError(problem, hint="qemulab.network_present makes it")
+        stale = contradicting(site, network_name, name, item)
+        network = with_reservation(network, name, item)
+        site.store_network(network_name, network)
+        changed = write_names(site, network_name, network)
+        alive = site.status("dnsmasq", network_name).alive
+        if changed and alive:
+            site.supervisor.signal("dnsmasq", network_name, signal.SIGHUP)
+        if stale and alive:
+            release(site, network_name, network, stale)
+        elif stale:
+            drop_leases(site, network_name, stale)
+
+
+def release(site: Site, name: str, network: Network, stale: list[dnsmasq.Lease]) -> None:
+    """Make a running DHCP server forget leases; raises HostError where it does not."""
+    for lease in stale:
+        host.run(dnsmasq.release_argv(network.interface, lease))
+    wanted = {(lease.mac, lease.address) for lease in stale}
+
+    def gone() -> bool:
+        return not wanted & {(lease.mac, lease.address) for lease in leases(site, name)}
+
+    if not host.wait_for(gone, RELEASE_TIMEOUT):
+        left = ", ".join(sorted(address for _, address in wanted))
+        raise HostError(f"dnsmasq did not release {left} on network {name}")

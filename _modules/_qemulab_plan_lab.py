@@ -1,0 +1,100 @@
+"""
+The planner, for the lab as a whole: its user and keys, the built-in guest, what is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+
+from _qemulab_plan import CREATE
+from _qemulab_plan import DESTROY
+from _qemulab_plan import LIVE
+from _qemulab_plan import STOP
+from _qemulab_plan import Change
+from _qemulab_plan import Plan
+
+
+@dataclass(frozen=True)
+class LabFacts:
+    """What is of the lab as a whole: system user, SSH key, the keys that were declared."""
+
+    user: bool = False
+    ssh_key: bool = False
+    known: bool = False
+    authorized_keys: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    vms: Mapping[str, bool] = field(default_factory=dict)
+    """Machines that the lab has, each with whether it runs."""
+    others: tuple[str, ...] = ()
+    """Other labs of the host."""
+    guest: bool = False
+    logs: bool = False
+
+
+def plan_lab(facts: LabFacts, user: str, authorized_keys: tuple[str, ...]) -> Plan:
+    """Return what a lab needs before its first network: user, SSH key, keys that may log in."""
+    found = []
+    if not facts.user:
+        found.append(Change("user", None, user, CREATE))
+    if not facts.ssh_key:
+        found.append(Change("ssh_key", None, "generated", CREATE))
+    if facts.authorized_keys != authorized_keys:
+        effect = LIVE if facts.known else CREATE
+        before = list(facts.authorized_keys) or None
+        found.append(Change("authorized_keys", before, list(authorized_keys) or None, effect))
+    return Plan(tuple(found))
+
+
+def plan_lab_absent(facts: LabFacts, purge: bool) -> Plan:
+    """Return what takes the lab itself away, when its machines and networks are gone."""
+    found = []
+    if facts.known:
+        found.append(Change("definition", "present", None, STOP))
+    if purge:
+        if facts.ssh_key:
+            found.append(Change("ssh_key", "generated", None, DESTROY))
+        if facts.logs:
+            found.append(Change("logs", "present", None, DESTROY))
+        if facts.guest and not facts.others:
+            found.append(Change("guest", "built", None, DESTROY))
+    return Plan(tuple(found))
+
+
+def plan_guest(built: bool) -> Plan:
+    """Return what makes the built-in guest ready."""
+    return Plan(() if built else (Change("guest", None, "built", CREATE),))
+
+
+def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mode: str) -> Plan:
+    """
+    Return what happens to what the lab has and the pillar no longer declares.
+
+    facts
+        What the lab has.
+
+    vms, networks
+        What is declared.
+
+    mode
+        ``report`` or ``stop``.
+    """
+    keep_vms, keep_networks = set(vms), set(networks)
+    left_vms = [name for name in facts.vms if name not in keep_vms]
+    left_networks = [name for name in facts.networks if name not in keep_networks]
+    notes = []
+    if left_vms:
+        notes.append(f"machines no longer declared: {', '.join(left_vms)}")
+    if left_networks:
+        notes.append(f"networks no longer declared: {', '.join(left_networks)}")
+    found = []
+    if mode == "stop":
+        found += [
+            Change(f"vms:{name}", "running", "stopped", STOP)
+            for name in left_vms
+            if facts.vms[name]
+        ]
+        found += [Change(f"networks:{name}", "present", None, STOP) for name in left_networks]
+    return Plan(tuple(found), notes=tuple(notes))

@@ -1,0 +1,205 @@
+"""
+What the host offers: programs, firmware, accelerator, free ports, readable files, firewall.
+
+Asks through the seam and lets the pure modules decide.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import _qemulab_accel
+import _qemulab_distribution as distribution
+import _qemulab_firewall
+import _qemulab_firmware
+import _qemulab_host as host
+import _qemulab_routes
+from _qemulab_accel import Accel
+from _qemulab_firewall import Blocked
+from _qemulab_firmware import Firmware
+from _qemulab_host import HostError
+from _qemulab_keys import Lab
+from _qemulab_keys import Network
+
+INSTALLERS = {
+    "debian": "apt-get install",
+    "ubuntu": "apt-get install",
+    "suse": "zypper install",
+    "fedora": "dnf install",
+}
+
+
+def os_release() -> str:
+    """Return what the distribution says of itself."""
+    return host.read(os.path.realpath("/etc/os-release")) or ""
+
+
+def family() -> str:
+    """Return the family of this distribution. Raises HostError where it is none that is known."""
+    try:
+        return distribution.family(os_release())
+    except ValueError as err:
+        raise HostError(str(err)) from err
+
+
+def install_hint(what: str) -> str:
+    """Return the command that installs a program (or ``firmware``), empty where none is known."""
+    try:
+        name = distribution.family(os_release())
+        return f"{INSTALLERS[name]} {distribution.package_of(what, name)}"
+    except ValueError:
+        return ""
+
+
+def kernel_package() -> str:
+    """Return the package that has the built-in guest's kernel."""
+    return distribution.package_of(distribution.KERNEL, family())
+
+
+def binary(name: str) -> str:
+    """Return the path of a program. Raises HostError with the package where it is missing."""
+    found = host.find_binary(name)
+    if found is None:
+        raise HostError(f"{name} is not installed", hint=install_hint(name))
+    return found
+
+
+def needed(lab: Lab) -> list[str]:
+    """Return what a lab needs of the distribution: names of programs, and ``firmware``."""
+    wanted = []
+    if lab.networks or lab.vms:
+        wanted += ["ip", "setpriv", "unshare", "mount"]
+    if lab.networks:
+        wanted += ["socat", "dnsmasq", "dhcp_release"]
+    if lab.vms:
+        wanted += ["qemu-system-x86_64", "qemu-img", "socat", "ssh"]
+    if any(vm.firmware == "uefi" for vm in lab.vms.values()):
+        wanted.append(distribution.FIRMWARE)
+    if any(vm.boot == "guest" for vm in lab.vms.values()):
+        wanted += ["busybox", "dropbear", "depmod"]
+    return wanted
+
+
+def missing_packages(wanted: Iterable[str]) -> list[str]:
+    """
+    Return the packages that bring what is wanted and not there.
+
+    Looking costs no more than a search of PATH. Raises HostError where something is missing and
+    the distribution is not known.
+    """
+
+    def has(what: str) -> bool:
+        if what == distribution.FIRMWARE:
+            return find_firmware("pc") is not None
+        return host.find_binary(what) is not None
+
+    wanted = list(wanted)
+    if all(has(what) for what in wanted):
+        return []
+    try:
+        return distribution.missing(wanted, has, family())
+    except ValueError as err:
+        raise HostError(str(err)) from err
+
+
+def find_firmware(machine: str) -> Firmware | None:
+    """Return the UEFI firmware for a machine type, ``None`` where the host has none."""
+    descriptors = {}
+    for directory in _qemulab_firmware.DIRECTORIES:
+        for name in host.list_directory(Path(directory)):
+            path = os.path.join(directory, name)
+            descriptors[path] = host.read(os.path.realpath(path)) or ""
+    return _qemulab_firmware.find(descriptors, machine, os.path.exists)
+
+
+def firmware(machine: str) -> Firmware:
+    """Return the UEFI firmware for a machine type. Raises HostError where the host has none."""
+    found = find_firmware(machine)
+    if found is None:
+        hint = install_hint(distribution.FIRMWARE)
+        raise HostError(f"no UEFI firmware for machine type {machine} is installed", hint=hint)
+    return found
+
+
+def accel(wanted: str) -> Accel:
+    """Return the accelerator to use, and why. Raises HostError where a demanded one is no use."""
+    modules = {name for name in host.list_directory(Path("/sys/module")) if name.startswith("kvm")}
+    try:
+        return _qemulab_accel.choose(
+            wanted,
+            cpuinfo=host.read("/proc/cpuinfo") or "",
+            kvm_module_names=frozenset(modules),
+            kvm_exists=os.path.exists("/dev/kvm"),
+            kvm_accessible=accessible("/dev/kvm", 0o6),
+        )
+    except ValueError as err:
+        raise HostError(str(err)) from err
+
+
+def accessible(path: str, wanted: int) -> bool:
+    """
+    Return whether a file's own mode lets the user ``qemulab`` at it.
+
+    wanted
+        Permission bits of one class: 4 to read, 6 to read and write.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    uid, groups = (-1, set()) if not host.has_user() else host.user_groups(host.USER)
+    if found.st_uid == uid:
+        shift = 6
+    elif found.st_gid in groups:
+        shift = 3
+    else:
+        shift = 0
+    return (found.st_mode >> shift) & wanted == wanted
+
+
+def unreadable(path: str) -> str:
+    """Return in words why a machine could not read a file of the host; empty where it could."""
+    try:
+        found = os.stat(path)
+    except OSError as err:
+        return f"cannot be used: {err.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a file"
+    if not accessible(path, 0o4):
+        return f"is not readable by the user {host.USER}: chmod o+r"
+    return ""
+
+
+def check_port(address: str, port: int, protocol: str) -> None:
+    """Raise HostError, with the owner's name, where a port of the host is taken."""
+    if host.port_is_free(address, port, protocol):
+        return
+    flag = "-t" if protocol == "tcp" else "-u"
+    listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
+    owner = _qemulab_routes.port_owner(listed, port) or "somebody"
+    raise HostError(f"port {port}/{protocol} on {address} is already taken by {owner}")
+
+
+def blocked(network: Network) -> list[Blocked]:
+    """Return what the host's firewall would drop of a network's DHCP and DNS."""
+    if host.find_binary("nft") is None:
+        return []
+    listed = host.run(["nft", "-j", "list", "ruleset"], check=False)
+    if listed.status != 0 or not listed.stdout.strip():
+        return []
+    address = ipaddress.IPv4Interface(network.address)
+    return _qemulab_firewall.blocks(json.loads(listed.stdout), network.interface, address)
+
+
+def said_version(program: str, option: str) -> str | None:
+    """Return the version that a program says it has, ``None`` where it is not installed."""
+    if host.find_binary(program) is None:
+        return None
+    said = host.run([program, option], check=False).stdout
+    words = said.replace(",", " ").split()
+    return next((w for w in words if w[:1].isdigit() and "." in w), None)

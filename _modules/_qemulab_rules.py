@@ -1,0 +1,155 @@
+"""
+What only shows where several values of a declaration are seen together: overlaps, duplicates.
+
+Pure: neither Salt nor the host is asked; ``_qemulab_check`` does that.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from _qemulab_keys import IDE_DISKS
+from _qemulab_keys import USER_NETWORK
+from _qemulab_keys import Lab
+from _qemulab_keys import Network
+from _qemulab_keys import Vm
+from _qemulab_kinds import Notes
+
+
+def check(lab: Lab, notes: Notes) -> None:
+    """Note every fault that only shows where several values are seen together."""
+    for name, network in lab.networks.items():
+        check_network(network, f"lab:networks:{name}", notes)
+    check_networks_together(lab.networks, notes)
+    check_vms(lab, lab.networks, notes)
+
+
+def check_vms(lab: Lab, networks: Mapping[str, Network], notes: Notes) -> None:
+    """Note every fault of the machines, each by itself and all together."""
+    for name, vm in lab.vms.items():
+        check_vm(vm, networks, f"lab:vms:{name}", notes)
+    check_unique(
+        [
+            (f"lab:vms:{name}:nics:{index}:mac", nic.mac)
+            for name, vm in lab.vms.items()
+            for index, nic in enumerate(vm.nics)
+        ],
+        notes,
+    )
+    check_unique(port_claims(lab), notes)
+
+
+def check_unique(claims: list[tuple[str, str]], notes: Notes) -> None:
+    """Note each value that two places claim, at the second place, naming the first."""
+    seen: dict[str, str] = {}
+    for path, value in claims:
+        if value in seen:
+            notes.fault(path, f"{value} is already taken by {seen[value]}")
+        else:
+            seen[value] = path
+
+
+def port_claims(lab: Lab) -> list[tuple[str, str]]:
+    """Return every port of the host that the lab would listen on, with its path in the pillar."""
+    claims = []
+    for name, vm in lab.vms.items():
+        for index, nic in enumerate(vm.nics):
+            for number, forward in enumerate(nic.forwards or ()):
+                if forward is not None:
+                    where = f"{forward.host_address}:{forward.host_port}/{forward.protocol}"
+                    path = f"lab:vms:{name}:nics:{index}:forwards:{number}:host_port"
+                    claims.append((path, where))
+        if vm.vnc_port:
+            claims.append((f"lab:vms:{name}:vnc_port", f"127.0.0.1:{vm.vnc_port}/tcp"))
+    return claims
+
+
+def check_network(network: Network, path: str, notes: Notes) -> None:
+    """Note addresses that do not fit the network, and values that are taken twice in it."""
+    host = ipaddress.IPv4Interface(network.address)
+    inside = f"an address of {host.network} that is not the host's own"
+    if len(network.interface) > 15:
+        problem = f"{network.interface} is over 15 characters; name a shorter interface"
+        notes.fault(f"{path}:interface", problem)
+    elif network.interface == "lo":
+        notes.fault(f"{path}:interface", "lo is the host's loopback; name another interface")
+
+    def fits(value: str, where: str) -> None:
+        address = ipaddress.IPv4Address(value)
+        ends = (host.network.network_address, host.network.broadcast_address)
+        if address not in host.network or address in ends or address == host.ip:
+            notes.fault(where, f"{address} is not {inside}")
+
+    if not network.dhcp.range:
+        problem = f"is missing: {host.network} is too small for the default, 100 to 200"
+        notes.fault(f"{path}:dhcp:range", problem)
+    else:
+        first, last = network.dhcp.range.split("-")
+        fits(first, f"{path}:dhcp:range")
+        if last != first:
+            fits(last, f"{path}:dhcp:range")
+        if ipaddress.IPv4Address(first) <= host.ip <= ipaddress.IPv4Address(last):
+            notes.fault(f"{path}:dhcp:range", f"has the host's own address {host.ip} in it")
+    if network.dhcp.router not in ("none", str(host.ip)):
+        fits(network.dhcp.router, f"{path}:dhcp:router")
+    kept = {name: item for name, item in network.reservations.items() if item is not None}
+    for name, item in kept.items():
+        fits(item.address, f"{path}:reservations:{name}:address")
+        if network.dns.names.get(name, item.address) != item.address:
+            notes.fault(f"{path}:dns:names:{name}", f"the reservation {name} has {item.address}")
+    for what in ("mac", "address"):
+        claims = [
+            (f"{path}:reservations:{name}:{what}", getattr(item, what))
+            for name, item in kept.items()
+        ]
+        check_unique(claims, notes)
+
+
+def check_networks_together(networks: Mapping[str, Network], notes: Notes) -> None:
+    """Note networks that overlap or share an interface or a multicast group."""
+    if USER_NETWORK in networks:
+        notes.fault(f"lab:networks:{USER_NETWORK}", "this name means QEMU's own user network")
+    for what in ("interface", "multicast"):
+        claims = [(f"lab:networks:{name}:{what}", getattr(n, what)) for name, n in networks.items()]
+        check_unique(claims, notes)
+    seen: list[tuple[str, ipaddress.IPv4Network]] = []
+    for name, network in networks.items():
+        subnet = ipaddress.IPv4Interface(network.address).network
+        for other, taken in seen:
+            if subnet.overlaps(taken):
+                problem = f"{subnet} overlaps {taken} of the network {other}"
+                notes.fault(f"lab:networks:{name}:address", problem)
+        seen.append((name, subnet))
+
+
+def check_vm(vm: Vm, networks: Mapping[str, Network], path: str, notes: Notes) -> None:
+    """Note NICs on no network, slots that are not there and keys that contradict each other."""
+    for index, nic in enumerate(vm.nics):
+        here = f"{path}:nics:{index}"
+        on_user = nic.network == USER_NETWORK
+        if not nic.network:
+            problem = f"is missing: the lab has {', '.join(networks) or 'no network'}"
+            notes.fault(f"{here}:network", problem)
+        elif not on_user and nic.network not in networks:
+            known = ", ".join([*networks, USER_NETWORK])
+            notes.fault(f"{here}:network", f"there is no network {nic.network}; known are {known}")
+        if not on_user and (nic.forwards or nic.restrict):
+            word = "forwards" if nic.forwards else "restrict"
+            notes.fault(f"{here}:{word}", f"only a NIC on network {USER_NETWORK} has it")
+        for number, forward in enumerate(nic.forwards or ()):
+            if forward is not None and not forward.host_address.startswith("127."):
+                problem = f"{forward.host_address} opens the machine to the network"
+                notes.warn(f"{here}:forwards:{number}:host_address", problem)
+    check_unique([(f"{path}:disks:{i}:name", d.name) for i, d in enumerate(vm.disks)], notes)
+    ide = [index for index, disk in enumerate(vm.disks) if disk.bus == "ide"]
+    limit = IDE_DISKS if vm.machine == "pc" else 0
+    for index in ide[limit:]:
+        problem = f"machine type {vm.machine} has room for {limit} ide disks; take scsi or virtio"
+        notes.fault(f"{path}:disks:{index}:bus", problem)
+    if vm.boot == "cdrom" and not vm.cdrom:
+        notes.fault(f"{path}:boot", "there is no cdrom to boot from")
+    if vm.boot == "disk" and not vm.disks:
+        notes.fault(f"{path}:boot", "there is no disk to boot from")
+    if vm.vnc_port and vm.display != "vnc":
+        notes.fault(f"{path}:vnc_port", "needs display: vnc")

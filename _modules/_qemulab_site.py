@@ -1,0 +1,144 @@
+"""
+One lab on one host: what earlier applies stored, and what its supervisor runs.
+
+Functions that take a name read what was applied from here; nothing below decides anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from typing import TypeVar
+from typing import cast
+
+import _qemulab_host as host
+import _qemulab_spec as spec
+import _qemulab_supervisors as supervisors
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_layout import Layout
+from _qemulab_plan_lab import LabFacts
+from _qemulab_schema import plain
+from _qemulab_supervisors import STOPPED
+from _qemulab_supervisors import Status
+
+ANSWER_AGE = 1.0
+"""Seconds that an answer of the host is good for: the states of one apply ask in a row."""
+
+T = TypeVar("T")
+
+
+class Site:
+    """
+    One lab on this host.
+
+    lab
+        Its name.
+
+    root
+        Prefix of every path, ``/`` by default.
+    """
+
+    def __init__(self, lab: str, root: str = "/") -> None:
+        self.lab = lab
+        self.layout = Layout(lab, Path(root))
+        self.supervisor = supervisors.supervisor_for(self.layout)
+        self._answers: dict[str, tuple[float, Any]] = {}
+
+    # what is
+
+    def _recent(self, question: str, ask: Callable[[], T]) -> T:
+        when, answer = self._answers.get(question, (float("-inf"), None))
+        if time.monotonic() - when > ANSWER_AGE:
+            answer = ask()
+            self._answers[question] = (time.monotonic(), answer)
+        return cast(T, answer)
+
+    def forget(self) -> None:
+        """Ask the host anew next time: something was changed on it."""
+        self._answers.clear()
+
+    def status(self, kind: str, name: str, fresh: bool = False) -> Status:
+        """Return how a unit is; ``fresh`` asks the supervisor anew."""
+        if fresh:
+            self.forget()
+        return self._recent("units", self.supervisor.status).get((kind, name), STOPPED)
+
+    def links(self) -> list[dict[str, Any]]:
+        """Return the host's interfaces."""
+        return self._recent("links", host.links)
+
+    def routes(self) -> list[dict[str, Any]]:
+        """Return the host's IPv4 routes."""
+        return self._recent("routes", host.routes)
+
+    # what was applied
+
+    def networks(self) -> list[str]:
+        """Return the networks that the lab has."""
+        layout = self.layout
+        names = host.list_directory(layout.networks)
+        return [name for name in names if layout.network_file(name).exists()]
+
+    def network(self, name: str) -> Network | None:
+        """Return a network as applied, with its reservations; ``None`` where there is none."""
+        stored = host.read_json(self.layout.network_file(name))
+        return None if stored is None else spec.stored(Network, stored)
+
+    def all_networks(self) -> dict[str, Network]:
+        """Return every network as applied."""
+        found = {name: self.network(name) for name in self.networks()}
+        return {name: network for name, network in found.items() if network is not None}
+
+    def store_network(self, name: str, network: Network) -> None:
+        """Keep a network as applied."""
+        host.write_json(self.layout.network_file(name), plain(network))
+
+    def reservations(self, name: str) -> dict[str, Reservation]:
+        """Return what is reserved on a network."""
+        network = self.network(name)
+        return dict(network.reservations) if network else {}
+
+    def vms(self) -> list[str]:
+        """Return the machines that the lab has defined."""
+        names = host.list_directory(self.layout.vms)
+        return [name for name in names if self.layout.vm_file(name).exists()]
+
+    def vm_directories(self) -> list[str]:
+        """Return every machine of which anything is left, its disks at least."""
+        return host.list_directory(self.layout.vms)
+
+    def vm(self, name: str) -> tuple[Vm | None, Vm | None]:
+        """Return a machine as applied, and as its process was last started."""
+        stored = host.read_json(self.layout.vm_file(name))
+        if stored is None:
+            return None, None
+        started = stored.get("started")
+        return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
+
+    def store_vm(self, name: str, defined: Vm, started: Vm | None) -> None:
+        """Keep a machine as applied and as started."""
+        value = {"defined": plain(defined), "started": started and plain(started)}
+        host.write_json(self.layout.vm_file(name), value)
+
+    def facts(self) -> LabFacts:
+        """Return what is of the lab as a whole."""
+        stored: dict[str, Any] | None = host.read_json(self.layout.lab_file)
+        return LabFacts(
+            user=host.has_user(),
+            ssh_key=self.layout.ssh_key.exists(),
+            known=stored is not None,
+            authorized_keys=tuple((stored or {}).get("authorized_keys", ())),
+            networks=tuple(self.networks()),
+            vms={name: self.status("vm", name).alive for name in self.vms()},
+            others=tuple(
+                name
+                for name in host.list_directory(self.layout.state)
+                if name not in (self.lab, "guest")
+            ),
+            guest=(self.layout.guest / "guest.json").exists(),
+            logs=self.layout.lab_logs.exists(),
+        )

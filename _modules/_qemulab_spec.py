@@ -1,0 +1,264 @@
+"""
+The declaration: pillar mapping -> frozen dataclasses with every default, or all its faults at once.
+
+The keys themselves stand in ``_qemulab_keys``; here are the defaults that are worked out from
+names, positions and addresses. Pure: neither Salt nor the host is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from typing import Any
+from typing import TypeVar
+
+import _qemulab_kinds as kinds
+import _qemulab_rules as rules
+import _qemulab_schema as schema
+from _qemulab_keys import DEFAULT_LAB
+from _qemulab_keys import DEFAULT_NETWORK
+from _qemulab_keys import IDE_DISKS
+from _qemulab_keys import RECIPE_GROUP
+from _qemulab_keys import USER_NETWORK
+from _qemulab_keys import Disk
+from _qemulab_keys import Forward
+from _qemulab_keys import Lab
+from _qemulab_keys import Network
+from _qemulab_keys import Nic
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_kinds import Fault
+from _qemulab_kinds import Notes
+from _qemulab_kinds import SpecError
+
+T = TypeVar("T")
+
+FIRST_FORWARD = 10022
+NAMESPACE = uuid.UUID("b5a3b1de-6b0c-5d0e-9a43-5d1f0e7c2d11")
+"""UUIDv5 namespace of the machines' UUIDs."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A lab that was read whole, with what is worth a warning."""
+
+    lab: Lab
+    warnings: tuple[Fault, ...] = field(default=())
+
+
+def from_pillar(pillar: Any) -> Declared:
+    """
+    Read the pillar's ``lab`` mapping.
+
+    pillar
+        What stands under ``lab`` in the pillar; ``None`` and an empty mapping are an empty lab.
+
+    Returns the lab with every default filled in. Raises SpecError with all faults at once.
+    """
+    lab, notes = survey(pillar)
+    if notes.faults or lab is None:
+        raise SpecError(notes.faults)
+    return Declared(lab, tuple(notes.warnings))
+
+
+def survey(pillar: Any) -> tuple[Lab | None, Notes]:
+    """
+    Read the pillar's ``lab`` mapping as far as it can be read.
+
+    Returns the lab (``None`` where it is no mapping at all) with all that was found wrong.
+    """
+    notes = Notes()
+    lab = schema.read(Lab, {} if pillar is None else pillar, "lab", notes)
+    if lab is not None:
+        lab = complete(lab)
+        rules.check(lab, notes)
+    return lab, notes
+
+
+def complete(lab: Lab) -> Lab:
+    """Return the lab with the defaults that are worked out from names and positions."""
+    networks = dict(lab.networks)
+    vms = {name: vm for name, vm in lab.vms.items() if vm is not None}
+    on_default = any(not nic.network for vm in vms.values() for nic in nics_of(vm))
+    if on_default and not networks:
+        networks[DEFAULT_NETWORK] = Network()
+    networks = {
+        name: complete_network(network, name, lab.name)
+        for name, network in networks.items()
+        if network is not None
+    }
+    only = next(iter(networks)) if len(networks) == 1 else ""
+    vms = {name: complete_vm(vm, name, lab.name, only) for name, vm in vms.items()}
+    return replace(lab, networks=networks, vms=with_forwards(vms))
+
+
+def nics_of(vm: Vm) -> list[Nic]:
+    """Return a machine's NICs."""
+    # One that could not be read keeps its place, so that the others' paths stay right.
+    return [nic or Nic(network=USER_NETWORK, forwards=()) for nic in vm.nics]
+
+
+def complete_network(network: Network, name: str, lab: str) -> Network:
+    """Return a network with its name's and its address' defaults filled in."""
+    subnet = ipaddress.IPv4Interface(network.address).network
+    dhcp = network.dhcp
+    if subnet.prefixlen <= 24:
+        first = subnet.network_address
+        dhcp = replace(
+            dhcp,
+            range=dhcp.range or f"{first + 100}-{first + 200}",
+            router=dhcp.router or str(first + 101),
+        )
+    else:
+        dhcp = replace(dhcp, router=dhcp.router or "none")
+    return replace(
+        network,
+        interface=network.interface or name,
+        multicast=network.multicast or default_group(lab, name),
+        dhcp=dhcp,
+    )
+
+
+def default_group(lab: str, network: str) -> str:
+    """
+    Return the multicast group of a network that names none.
+
+    The recipe's own for its own network; any other in 239.192.0.0/14, the organization-local
+    scope (RFC 2365), from a digest of the names, so that two labs do not share a segment.
+    """
+    if (lab, network) == (DEFAULT_LAB, DEFAULT_NETWORK):
+        return RECIPE_GROUP
+    digest = hashlib.sha256(f"{lab}/{network}".encode()).digest()
+    return f"239.{192 + digest[0] % 4}.{digest[1]}.{digest[2] or 1}:1234"
+
+
+def default_mac(lab: str, vm: str, index: int) -> str:
+    """Return the MAC address of a NIC that names none, under QEMU's prefix 52:54:00."""
+    digest = hashlib.sha256(f"{lab}/{vm}/{index}".encode()).hexdigest()
+    return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
+
+
+def complete_vm(vm: Vm, name: str, lab: str, only_network: str) -> Vm:
+    """Return a machine with its names', positions' and boot order's defaults filled in."""
+    disks = []
+    for index, disk in enumerate(disk or Disk(bus="virtio") for disk in vm.disks):
+        bus = "ide" if vm.machine == "pc" and index < IDE_DISKS else "scsi"
+        letter = chr(ord("a") + index) if index < 26 else f"a{index}"
+        disks.append(replace(disk, name=disk.name or f"hd{letter}", bus=disk.bus or bus))
+    nics = tuple(
+        replace(
+            nic,
+            network=nic.network or only_network,
+            mac=nic.mac or default_mac(lab, name, index),
+        )
+        for index, nic in enumerate(nics_of(vm))
+    )
+    boot = vm.boot
+    if not boot:
+        installed = any(disk.backing for disk in disks)
+        boot = "cdrom" if vm.cdrom else "disk" if installed else "guest"
+    return replace(vm, disks=tuple(disks), nics=nics, boot=boot)
+
+
+def with_forwards(vms: Mapping[str, Vm]) -> dict[str, Vm]:
+    """Give every machine whose first user NIC has no forwards a free port for its SSH."""
+    taken = {
+        forward.host_port
+        for vm in vms.values()
+        for nic in vm.nics
+        for forward in nic.forwards or ()
+        if forward is not None
+    }
+    taken |= {vm.vnc_port for vm in vms.values()}
+    result = dict(vms)
+    for name in sorted(vms):
+        nics = []
+        given = False
+        for nic in vms[name].nics:
+            forwards = nic.forwards
+            if forwards is None and nic.network == USER_NETWORK and not given:
+                port = next(port for port in range(FIRST_FORWARD, 65536) if port not in taken)
+                taken.add(port)
+                forwards = (Forward(host_port=port),)
+            given = given or nic.network == USER_NETWORK
+            nics.append(replace(nic, forwards=forwards or ()))
+        result[name] = replace(vms[name], nics=tuple(nics))
+    return result
+
+
+def network_from(name: str, declaration: Any, lab: str) -> Network:
+    """
+    Read one network's declaration, as a state's arguments give it. Raises SpecError.
+    """
+    return _single("networks", name, declaration, lab).networks[name]
+
+
+def reservation_from(name: str, declaration: Any, network: str) -> Reservation:
+    """
+    Read one reservation's declaration, as a state's arguments give it. Raises SpecError.
+
+    Whether it fits its network and the other reservations is the whole pillar's check: here two
+    of them may be on their way to swap addresses.
+    """
+    notes = Notes()
+    path = f"lab:networks:{network}:reservations:{name}"
+    found = schema.read(Reservation, declaration, path, notes)
+    schema.attempt(kinds.NAME, name, path, notes)
+    if notes.faults or found is None:
+        raise SpecError(notes.faults)
+    return found
+
+
+def vm_from(name: str, declaration: Any, lab: str, networks: Mapping[str, Network]) -> Vm:
+    """
+    Read one machine's declaration, as a state's arguments give it. Raises SpecError.
+
+    networks
+        The networks that the lab has. One that is named and not there is no fault yet: in a dry
+        run it may come before the machine does.
+    """
+    return _single("vms", name, declaration, lab, networks).vms[name]
+
+
+def _single(
+    noun: str, name: str, declaration: Any, lab: str, networks: Mapping[str, Network] | None = None
+) -> Lab:
+    """Read a lab of one thing, so that one thing is checked just as a whole pillar is."""
+    notes = Notes()
+    found = schema.read(Lab, {"name": lab, noun: {name: declaration}}, "lab", notes)
+    if found is not None:
+        if networks:
+            found = replace(found, networks=dict(networks))
+        found = complete(found)
+        named = {nic.network for vm in found.vms.values() for nic in vm.nics if nic.network}
+        unknown = named - set(found.networks) - {USER_NETWORK}
+        rules.check_vms(found, {**dict.fromkeys(unknown, Network()), **found.networks}, notes)
+        if noun == "networks" and name in found.networks:
+            rules.check_network(found.networks[name], f"lab:networks:{name}", notes)
+    if notes.faults or found is None:
+        raise SpecError(notes.faults)
+    return found
+
+
+def stored(cls: type[T], value: Any) -> T:
+    """
+    Return what an earlier apply stored as a dataclass.
+
+    What another version stored and this one does not know is passed over. Raises SpecError where
+    it cannot be read at all.
+    """
+    notes = Notes()
+    found = schema.read(cls, value, "stored", notes, lenient=True)
+    if found is None:
+        raise SpecError(notes.faults)
+    return found
+
+
+def vm_uuid(lab: str, name: str) -> str:
+    """Return the UUID of a machine: the same for the same names on every host."""
+    return str(uuid.uuid5(NAMESPACE, f"{lab}/{name}"))

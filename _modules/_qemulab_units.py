@@ -1,0 +1,273 @@
+"""
+Units: what a supervisor has to know of one process, and how systemd and supervisord are told.
+
+Pure: texts only. ``_qemulab_supervisors`` puts them in place and asks the supervisors.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from dataclasses import field
+from pathlib import Path
+
+from _qemulab_hub import script
+
+KINDS = ("hub", "dnsmasq", "vm")
+DESCRIPTIONS = {
+    "hub": "qemulab network hub %i",
+    "dnsmasq": "qemulab DHCP and DNS server %i",
+    "vm": "qemulab machine %i",
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """
+    One process of a lab.
+
+    kind
+        ``hub``, ``dnsmasq`` or ``vm``.
+
+    lab, name
+        Whose it is, and which.
+
+    launch
+        The script that becomes the process; run as ``user``.
+
+    user
+        The system user.
+
+    prepare
+        Script that runs as root before each start; none by default.
+
+    powerdown
+        Script that asks the process to end and waits for it; none by default: SIGTERM.
+
+    capabilities
+        Linux capabilities it keeps; none by default.
+
+    binds
+        (file of the host, where the process sees it), read-only.
+
+    writable
+        Directories it may write to.
+
+    devices
+        Device nodes it may open.
+
+    always
+        Start it again however it ended, not only when it failed. Default ``False``.
+
+    grace
+        Seconds it gets to end before SIGKILL. Default 5.
+
+    autostart
+        Start it with the host. Default ``False``.
+    """
+
+    kind: str
+    lab: str
+    name: str
+    launch: Path
+    user: str
+    prepare: Path | None = None
+    powerdown: Path | None = None
+    capabilities: tuple[str, ...] = ()
+    binds: tuple[tuple[str, str], ...] = ()
+    writable: tuple[Path, ...] = ()
+    devices: tuple[str, ...] = ()
+    always: bool = False
+    grace: int = 5
+    autostart: bool = field(default=False)
+
+    @property
+    def service(self) -> str:
+        """What systemd calls it."""
+        return service_name(self.kind, self.lab, self.name)
+
+    @property
+    def program(self) -> str:
+        """What supervisord calls it."""
+        return f"{self.kind}-{self.name}"
+
+
+def service_name(kind: str, lab: str, name: str) -> str:
+    """Return what systemd calls a unit."""
+    return f"qemulab-{kind}@{lab}:{name}.service"
+
+
+def template_name(kind: str) -> str:
+    """Return the file name of a kind's systemd template."""
+    return f"qemulab-{kind}@.service"
+
+
+# systemd
+
+HARDENING = {
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectClock": "yes",
+    "ProtectHostname": "yes",
+    "ProtectProc": "invisible",
+    "RestrictNamespaces": "yes",
+    "RestrictSUIDSGID": "yes",
+    "RestrictRealtime": "yes",
+    "LockPersonality": "yes",
+    "SystemCallArchitectures": "native",
+    "UMask": "0077",
+    "DevicePolicy": "closed",
+}
+"""Source: systemd.exec(5). No MemoryDenyWriteExecute: TCG translates into memory it then runs."""
+
+FAMILIES = {
+    "hub": "AF_INET AF_UNIX",
+    "dnsmasq": "AF_INET AF_INET6 AF_UNIX AF_NETLINK AF_PACKET",
+    "vm": "AF_INET AF_INET6 AF_UNIX",
+}
+
+
+def systemd_template(kind: str, user: str) -> str:
+    """Return the template unit of a kind: what all its instances have in common."""
+    after = {"hub": "", "dnsmasq": "qemulab-hub@%i.service", "vm": ""}[kind]
+    lines = [
+        "# Made by qemulab; removed with the last lab.",
+        "[Unit]",
+        f"Description={DESCRIPTIONS[kind]}",
+        "StartLimitIntervalSec=60",
+        "StartLimitBurst=5" if kind == "vm" else "StartLimitBurst=30",
+        *([f"After={after}"] if after else []),
+        "",
+        "[Service]",
+        "Type=exec",
+        f"User={user}",
+        f"Group={user}",
+        *(f"{name}={value}" for name, value in HARDENING.items()),
+        f"RestrictAddressFamilies={FAMILIES[kind]}",
+        "OOMPolicy=continue",
+        "KillMode=mixed",
+        "RestartSec=1" if kind == "vm" else "RestartSec=200ms",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def systemd_value(text: str) -> str:
+    """Return a value quoted for a unit file: no specifier, no variable, one word."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def systemd_drop_in(unit: Unit) -> str:
+    """Return what is one unit's own: its scripts, files, devices and capabilities."""
+    capabilities = " ".join(f"CAP_{name.upper()}" for name in unit.capabilities)
+    lines = ["# Made by qemulab; removed with the unit.", "[Service]"]
+    if unit.prepare is not None:
+        # "+": as root and outside the sandbox, as the interface and the sockets' directory need.
+        lines.append(f"ExecStartPre=+/bin/sh {unit.prepare}")
+    lines.append(f"ExecStart=/bin/sh {unit.launch}")
+    if unit.powerdown is not None:
+        lines.append(f"ExecStop=/bin/sh {unit.powerdown}")
+    lines += [
+        f"Restart={'always' if unit.always else 'on-failure'}",
+        f"TimeoutStopSec={unit.grace}",
+        f"CapabilityBoundingSet={capabilities}",
+        f"AmbientCapabilities={capabilities}",
+        *(f"DeviceAllow={device} rw" for device in unit.devices),
+        # "-": the first script makes some of them, and systemd applies these to it as well.
+        *(f"ReadWritePaths=-{path}" for path in unit.writable),
+        *(
+            # Each side has quotes of its own: only between them does a colon separate.
+            f"BindReadOnlyPaths={systemd_value(source)}:{systemd_value(destination)}"
+            for source, destination in unit.binds
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# supervisord
+
+
+def supervisord_program(unit: Unit, wrapper: Path, log: Path) -> str:
+    """
+    Return supervisord's section for a unit.
+
+    ``autostart`` is off: a supervisord that is started again must not start what may still run.
+    """
+    lines = [
+        f"[program:{unit.program}]",
+        f"command=/bin/sh {wrapper}",
+        "autostart=false",
+        f"autorestart={'true' if unit.always else 'unexpected'}",
+        "exitcodes=0",
+        "startsecs=1",
+        "startretries=10",
+        "stopsignal=TERM",
+        f"stopwaitsecs={unit.grace}",
+        "killasgroup=true",
+        "directory=/",
+        "redirect_stderr=true",
+        f"stdout_logfile={log}",
+        "stdout_logfile_maxbytes=1MB",
+        "stdout_logfile_backups=1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def supervisord_configuration(socket: Path, pidfile: Path, log: Path, units: Path) -> str:
+    """Return the configuration of a lab's own supervisord."""
+    lines = [
+        "; Made by qemulab.",
+        "[supervisord]",
+        f"logfile={log}",
+        "logfile_maxbytes=1MB",
+        "logfile_backups=1",
+        f"pidfile={pidfile}",
+        "directory=/",
+        "umask=022",
+        "user=root",
+        "[unix_http_server]",
+        f"file={socket}",
+        "chmod=0700",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        "[include]",
+        f"files={units}/*.ini",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def supervisord_wrapper(unit: Unit, path: Path) -> str:
+    """
+    Return the script that supervisord runs for a unit: as root it prepares, then becomes the unit.
+
+    It does what systemd does by settings: a mount namespace of its own with the read-only binds,
+    another user, no capability beyond those named. One process from beginning to end: its PID is
+    the one that supervisord knows.
+    """
+    lines = []
+    if unit.prepare is not None:
+        lines.append(f'[ "$1" = inside ] || /bin/sh {unit.prepare}')
+    if unit.binds:
+        inside = f"exec unshare --mount --propagation private /bin/sh {path} inside"
+        lines.append(f'[ "$1" = inside ] || {inside}')
+        for source, destination in unit.binds:
+            where = shlex.quote(destination)
+            lines.append(f"mount --bind {shlex.quote(source)} {where}")
+            lines.append(f"mount -o remount,bind,ro {where}")
+    keep = ",".join(["-all", *(f"+{name}" for name in unit.capabilities)])
+    drop = [
+        f"--reuid={unit.user} --regid={unit.user} --init-groups --no-new-privs",
+        f"--bounding-set={keep} --inh-caps={keep} --ambient-caps={keep}",
+    ]
+    lines.append("umask 0077")
+    lines.append(f"exec setpriv {' '.join(drop)} /bin/sh {unit.launch}")
+    return script(f"Becomes the unit {unit.program} of the lab {unit.lab}.", lines)

@@ -1,0 +1,397 @@
+"""
+Labs of QEMU machines: the lab as a whole.
+
+:depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
+"""
+
+import logging
+
+import _qemulab_access as access
+import _qemulab_check as check
+import _qemulab_face as face
+import _qemulab_host as host
+import _qemulab_image as image
+import _qemulab_plan_lab as plan_lab
+import _qemulab_probe as probe
+import _qemulab_schema as schema
+import _qemulab_spec as spec
+import _qemulab_version
+from salt.exceptions import SaltInvocationError
+from salt.version import __version__ as salt_version
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if __grains__["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return __virtualname__
+
+
+def _site(lab=None):
+    return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def validate(pillar=None):
+    """
+    Check a declaration whole, without touching anything.
+
+    pillar
+        What stands under ``lab`` in a pillar. Default: this minion's.
+
+    Returns ``valid``, and ``faults`` and ``warnings`` as lists of texts, each with its path.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.validate
+    """
+    with face.errors():
+        lab, notes = check.survey(_pillar(pillar), __opts__)
+        return {
+            "valid": not notes.faults,
+            "empty": lab is not None and not (lab.vms or lab.networks),
+            "faults": [str(fault) for fault in notes.faults],
+            "warnings": [str(fault) for fault in notes.warnings],
+        }
+
+
+def _pillar(pillar):
+    return __pillar__.get("lab") if pillar is None else pillar
+
+
+def declaration(pillar=None):
+    """
+    Return a declaration with every default that depends on names and positions filled in.
+
+    What the SLS tree renders its states from: a faulty declaration gives no thing at all, only
+    ``valid: False``, and never an error.
+
+    pillar
+        What stands under ``lab`` in a pillar. Default: this minion's.
+
+    Returns ``name``, ``valid``, ``networks`` and ``vms`` (by name, ready for the states),
+    ``reservations``, ``stale_reservations`` (made earlier, no longer declared), ``packages`` (that
+    are missing), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``, and
+    ``made`` (what of the lab exists on this host, declared or not).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.declaration
+    """
+    with face.errors():
+        declared = _pillar(pillar)
+        lab, notes = spec.survey(declared)
+        valid = lab is not None and not notes.faults
+        name = lab.name if lab is not None else face.lab_name({"lab": declared}, None)
+        site = _site(name)
+        found = {
+            "name": name,
+            "valid": valid,
+            "networks": {},
+            "vms": {},
+            "reservations": [],
+            "stale_reservations": [],
+            "guest": False,
+            "authorized_keys": [],
+            "prune": "report",
+            "made": {"networks": site.networks(), "vms": site.vm_directories()},
+        }
+        if valid:
+            found.update(_declared(lab, site))
+        return found
+
+
+def _declared(lab, site):
+    """Return the part of ``declaration`` that only a faultless one has."""
+    networks = {}
+    reservations = []
+    stale = []
+    for name, network in lab.networks.items():
+        networks[name] = schema.compact(network)
+        networks[name].pop("reservations", None)
+        reservations += [
+            {"name": host_name, "network": name, "mac": item.mac, "address": item.address}
+            for host_name, item in network.reservations.items()
+        ]
+        stale += [
+            {"name": host_name, "network": name}
+            for host_name in site.reservations(name)
+            if host_name not in network.reservations
+        ]
+    return {
+        "networks": networks,
+        "vms": {name: schema.compact(vm) for name, vm in lab.vms.items()},
+        "reservations": reservations,
+        "stale_reservations": stale,
+        "guest": any(vm.boot == "guest" for vm in lab.vms.values()),
+        "authorized_keys": list(lab.authorized_keys),
+        "prune": lab.prune,
+    }
+
+
+def missing_packages(pillar=None):
+    """
+    Return the distribution's packages that a declaration needs and the host has not.
+
+    pillar
+        What stands under ``lab`` in a pillar. Default: this minion's; an empty or faulty one is
+        taken for a lab that needs everything.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.missing_packages
+    """
+    with face.errors():
+        lab, _ = spec.survey(_pillar(pillar))
+        if lab is None or not lab.vms:
+            lab = spec.from_pillar({"vms": {"any": {}}}).lab
+        missing = probe.missing_packages(probe.needed(lab))
+        if missing and not __opts__["test"]:
+            host.progress(f"installing {', '.join(missing)}")
+        return missing
+
+
+def lab_check(pillar=None):
+    """
+    Check a declaration whole, without touching anything; all its faults are one error.
+
+    pillar
+        What stands under ``lab`` in a pillar. Default: this minion's.
+
+    Returns ``empty`` (nothing is declared) and ``warnings``. Raises SaltInvocationError with every
+    fault, each with its path and what is allowed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_check '{"vms": {"master": {"memmory": 4096}}}'
+    """
+    found = validate(pillar)
+    if not found["valid"]:
+        raise SaltInvocationError("\n".join(found["faults"]))
+    return {"empty": found["empty"], "warnings": found["warnings"]}
+
+
+def lab_ensure(authorized_keys=None, lab=None, test=False):
+    """
+    Make what a lab needs before its first network: system user, SSH key, keys that may log in.
+
+    authorized_keys
+        Public SSH keys. Default: those of the user behind sudo.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns: ``changes``, ``pending`` and ``refused`` by key, each
+    with old, new and effect; ``notes``; ``machines``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_ensure test=True
+    """
+    with face.errors():
+        site = _site(lab)
+        keys = spec.from_pillar({"authorized_keys": authorized_keys or []}).lab.authorized_keys
+
+        def look():
+            return plan_lab.plan_lab(site.facts(), host.USER, keys)
+
+        def act(_plan):
+            host.make_user()
+            access.make_key(site.layout)
+            host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
+            access.write_authorized_keys(site)
+            site.forget()
+
+        return face.converge(look, act, test)
+
+
+def guest_info(lab=None):
+    """
+    Return what is known of the built-in guest's image, ``None`` where it is not built.
+
+    lab
+        Name of the lab; the image is the same for all of a host.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.guest_info
+    """
+    with face.errors():
+        return image.info(_site(lab).layout.guest)
+
+
+def guest_ensure(lab=None, test=False):
+    """
+    Build the built-in guest's image where it is missing.
+
+    lab
+        Name of the lab; the image is the same for all of a host.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.guest_ensure
+    """
+    with face.errors():
+        target = _site(lab).layout.guest
+        return face.converge(
+            lambda: plan_lab.plan_guest(image.info(target) is not None),
+            lambda _plan: image.build(target, probe.kernel_package()),
+            test,
+        )
+
+
+def prune(vms, networks, mode="report", lab=None, test=False):
+    """
+    Deal with what the lab has and the pillar no longer declares. No disk is ever removed.
+
+    vms, networks
+        Names that are declared.
+
+    mode
+        ``report`` (default) only names what is left; ``stop`` powers the machines off and takes
+        the networks down.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.prune '["master"]' '["vmlan"]'
+    """
+    with face.errors():
+        site = _site(lab)
+
+        def look():
+            return plan_lab.plan_prune(site.facts(), vms, networks, mode)
+
+        def act(plan):
+            for change in plan.changes:
+                noun, _, name = change.key.partition(":")
+                if noun == "vms":
+                    __salt__["qemulab.vm_stop"](name, lab=site.lab)
+                else:
+                    __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
+            site.forget()
+
+        return face.converge(look, act, test)
+
+
+def lab_remove(purge=False, lab=None, test=False):
+    """
+    Take the lab itself away when its machines and networks are gone.
+
+    purge
+        Also remove its SSH key, its logs and, with the host's last lab, the built-in guest: no
+        file is left. Default ``False``: what survives is the machines' disks and the key.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_remove test=True
+    """
+    with face.errors():
+        site = _site(lab)
+
+        def look():
+            return plan_lab.plan_lab_absent(site.facts(), purge)
+
+        def act(_plan):
+            left = site.networks() + site.vms()
+            if left:
+                raise host.HostError(f"the lab {site.lab} still has {', '.join(left)}")
+            site.supervisor.close()
+            check.remove_files(site, purge)
+            site.forget()
+
+        return face.converge(look, act, test)
+
+
+def ssh_config(lab=None):
+    """
+    Return a configuration for ssh with every machine of the lab.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --out=newline_values_only qemulab.ssh_config > lab.ssh
+        ssh -F lab.ssh master
+    """
+    with face.errors():
+        site = _site(lab)
+        vms = {name: site.vm(name)[0] for name in site.vms()}
+        return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})
+
+
+def version(lab=None):
+    """
+    Return the versions of all that takes part, the firmware found and the accelerator chosen.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    What is not installed is ``None``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.version
+    """
+    with face.errors():
+        site = _site(lab)
+        chosen = probe.accel("auto")
+        found = probe.find_firmware("pc")
+        return {
+            "qemulab": _qemulab_version.VERSION,
+            "salt": salt_version,
+            "qemu": probe.said_version("qemu-system-x86_64", "--version"),
+            "socat": probe.said_version("socat", "-V"),
+            "dnsmasq": probe.said_version("dnsmasq", "--version"),
+            "firmware": found.code if found else None,
+            "accelerator": {"name": chosen.name, "reason": chosen.reason},
+            "supervisor": site.supervisor.name,
+        }

@@ -1,0 +1,236 @@
+"""
+Labs of QEMU machines: networks, reservations, leases.
+"""
+
+import logging
+import time
+
+import _qemulab_face as face
+import _qemulab_network as networks
+import _qemulab_plan as planner
+import _qemulab_probe as probe
+import _qemulab_schema as schema
+import _qemulab_spec as spec
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if __grains__["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return __virtualname__
+
+
+def _site(lab=None):
+    return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def network_list(lab=None):
+    """
+    Return the names of the lab's networks.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.network_list
+    """
+    with face.errors():
+        return _site(lab).networks()
+
+
+def network_info(name, lab=None):
+    """
+    Return what a network is declared as and how it is, ``None`` where there is none.
+
+    name
+        Name of the network.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.network_info vmlan
+    """
+    with face.errors():
+        site = _site(lab)
+        facts = networks.facts(site, name)
+        if facts.defined is None:
+            return None
+        return {
+            "name": name,
+            "lab": site.lab,
+            "definition": schema.plain(facts.defined),
+            "link": facts.link,
+            "route": facts.route,
+            "hub": {"running": facts.hub, "pid": site.status("hub", name).pid},
+            "dnsmasq": {"running": facts.dnsmasq, "pid": site.status("dnsmasq", name).pid},
+            "machines": list(facts.machines),
+            "leases": len(networks.leases(site, name)),
+        }
+
+
+def network_ensure(name, declaration=None, present=True, lab=None, test=False):
+    """
+    Make a network as declared, or take it away.
+
+    name
+        Name of the network.
+
+    declaration
+        Its keys, as under ``lab:networks:NAME`` in the pillar; default all defaults.
+
+    present
+        Whether it is to be there. Default ``True``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
+    ``notes``; and ``machines`` that have to be restarted for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.network_ensure vmlan '{"address": "10.0.3.1/24"}' test=True
+    """
+    with face.errors():
+        site = _site(lab)
+        if not present:
+            return face.converge(
+                lambda: planner.plan_network_absent(networks.facts(site, name)),
+                lambda _plan: networks.remove(site, name, networks.facts(site, name)),
+                test,
+            )
+        declared = spec.network_from(name, declaration, site.lab)
+
+        def look():
+            return planner.plan_network(networks.facts(site, name, declared), declared)
+
+        def act(plan):
+            before = networks.facts(site, name, declared)
+            networks.apply(site, name, declared, plan, before)
+            if plan.has(planner.RESTART):
+                for machine in plan.machines:
+                    __salt__["qemulab.vm_restart"](machine, lab=site.lab)
+
+        outcome = face.converge(look, act, test)
+        if not test and outcome["changes"]:
+            for each in probe.blocked(declared):
+                problem = f"the host's firewall drops {each.what} on {declared.interface}"
+                outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+        return outcome
+
+
+def reservation_list(network=None, lab=None):
+    """
+    Return what is reserved: by name, MAC address, address and network.
+
+    network
+        Name of the network. Default: all of them.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.reservation_list
+    """
+    with face.errors():
+        site = _site(lab)
+        return {
+            name: {"network": where, **schema.plain(item)}
+            for where in ([network] if network else site.networks())
+            for name, item in site.reservations(where).items()
+        }
+
+
+def reservation_ensure(name, network, declaration=None, lab=None, test=False):
+    """
+    Make a reservation as declared, or take it away.
+
+    name
+        Host name that is reserved.
+
+    network
+        Name of the network.
+
+    declaration
+        ``mac`` and ``address``; default ``None``: no reservation of this name.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``network_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.reservation_ensure master vmlan \\
+            '{"mac": "00:00:00:11:11:11", "address": "10.0.3.101"}'
+    """
+    with face.errors():
+        site = _site(lab)
+        wanted = None
+        if declaration is not None:
+            wanted = spec.reservation_from(name, declaration, network)
+
+        def look():
+            old = site.reservations(network).get(name)
+            stale = networks.contradicting(site, network, name, wanted)
+            return planner.plan_reservation(old, wanted, bool(stale))
+
+        return face.converge(
+            look, lambda _plan: networks.apply_reservation(site, network, name, wanted), test
+        )
+
+
+def lease_list(network=None, lab=None):
+    """
+    Return the addresses that are leased: MAC address, address, name, network, expiry.
+
+    network
+        Name of the network. Default: all of them.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    ``expires_in`` is in seconds, ``None`` for a lease without end.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lease_list
+    """
+    with face.errors():
+        site = _site(lab)
+        return [
+            {
+                "network": name,
+                "mac": lease.mac,
+                "address": lease.address,
+                "name": lease.name or None,
+                "expires_in": max(0, lease.expires - int(time.time())) if lease.expires else None,
+            }
+            for name in ([network] if network else site.networks())
+            for lease in networks.leases(site, name)
+        ]

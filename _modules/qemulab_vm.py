@@ -1,0 +1,385 @@
+"""
+Labs of QEMU machines: the machines.
+"""
+
+import logging
+import shlex
+
+import _qemulab_access as access
+import _qemulab_disks as disks
+import _qemulab_face as face
+import _qemulab_host as host
+import _qemulab_kinds as kinds
+import _qemulab_launch as launch
+import _qemulab_plan as planner
+import _qemulab_schema as schema
+import _qemulab_spec as spec
+import _qemulab_vm as machines
+from salt.exceptions import SaltInvocationError
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if __grains__["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return __virtualname__
+
+
+def _site(lab=None):
+    return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def _defined(site, name):
+    """Return a machine as applied; a wrong name is the caller's error."""
+    defined, _ = site.vm(name)
+    if defined is None:
+        known = ", ".join(site.vms()) or "none"
+        raise SaltInvocationError(f"the lab {site.lab} has no machine {name}; it has {known}")
+    return defined
+
+
+def vm_list(lab=None):
+    """
+    Return the lab's machines, each with its status.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_list
+    """
+    with face.errors():
+        site = _site(lab)
+        return {name: machines.look(site, name)[0] for name in site.vms()}
+
+
+def vm_info(name, lab=None):
+    """
+    Return what a machine is declared as and how it is, ``None`` where there is none.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    ``status`` is ``stopped``, ``failed``, ``starting``, ``unresponsive`` (it does not answer),
+    ``unmanaged`` or ``unknown`` (it runs, but is not provably ours), or what QEMU says:
+    ``running``, ``paused``, ``io-error`` and others.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_info master
+    """
+    with face.errors():
+        site = _site(lab)
+        defined, started = site.vm(name)
+        if defined is None:
+            return None
+        status, pid = machines.look(site, name)
+        layout = site.layout
+        return {
+            "name": name,
+            "lab": site.lab,
+            "uuid": spec.vm_uuid(site.lab, name),
+            "status": status,
+            "running": status == "running",
+            "pid": pid or None,
+            "definition": schema.plain(defined),
+            "started": started and schema.plain(started),
+            "disks": {
+                disk: {"path": str(layout.disk(name, disk)), "size": kinds.size_text(size)}
+                for disk, size in disks.disk_sizes(site, name).items()
+            },
+            "ssh": access.ssh_command(site, defined) or None,
+            "console": {"log": str(layout.console(name)), "socket": str(layout.serial(name))},
+            "qmp": str(layout.qmp(name)),
+            "vnc": launch.vnc_address(site, name, defined),
+        }
+
+
+def vm_ensure(name, declaration=None, power="present", lab=None, test=False):
+    """
+    Make a machine as declared.
+
+    name
+        Name of the machine.
+
+    declaration
+        Its keys, as under ``lab:vms:NAME`` in the pillar; default all defaults.
+
+    power
+        ``present`` (default): defined, disks made, and left off or on as it is; ``running``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
+    ``notes``; ``machines``; and ``ssh``, the command that logs in.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_ensure master '{"memory": 4096}' power=running test=True
+    """
+    with face.errors():
+        site = _site(lab)
+        declared = spec.vm_from(name, declaration, site.lab, site.all_networks())
+
+        def look():
+            facts = machines.facts(site, name)
+            if facts.status in ("unknown", "unmanaged", "unresponsive"):
+                machines.refuse(site, name, facts.status)
+            return planner.plan_vm(facts, declared, power)
+
+        def act(plan):
+            machines.apply(site, name, declared, plan, machines.facts(site, name))
+            site.forget()
+
+        outcome = face.converge(look, act, test)
+        defined, started = site.vm(name)
+        if not test and not outcome["refused"] and defined not in (None, declared):
+            site.store_vm(name, declared, started)  # what is pending comes with the next start
+        return {**outcome, "ssh": access.ssh_command(site, declared)}
+
+
+def vm_remove(name, purge=False, lab=None, test=False):
+    """
+    Take a machine away: stopped first; its disks stay.
+
+    name
+        Name of the machine.
+
+    purge
+        Remove its disks, UEFI variables and console log as well. Default ``False``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``vm_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_remove master test=True
+    """
+    with face.errors():
+        site = _site(lab)
+        return face.converge(
+            lambda: planner.plan_vm_absent(machines.facts(site, name), purge),
+            lambda _plan: machines.remove(site, name, purge),
+            test,
+        )
+
+
+def vm_power_off(name, lab=None, test=False):
+    """
+    Have a machine off: what the state ``vm_stopped`` does.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``vm_ensure`` returns; ``how`` is one of ``vm_stop``'s words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_power_off master test=True
+    """
+    with face.errors():
+        site = _site(lab)
+        how = []
+
+        def look():
+            status, _ = machines.look(site, name, fresh=True)
+            return planner.plan_vm_stopped(status not in machines.OFF)
+
+        def act(_plan):
+            how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
+
+        return {**face.converge(look, act, test), "how": (how or ["stopped"])[0]}
+
+
+def vm_start(name, lab=None):
+    """
+    Start a machine as it was last applied, and wait until it runs.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Returns its status, and the command that logs in.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_start master
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        defined = _defined(site, name)
+        with host.lock(site.layout.lock("vm", name)):
+            status, _ = machines.look(site, name, fresh=True)
+            if status in machines.OFF:
+                machines.define(site, name, defined, None)
+                machines.start(site, name, defined)
+            elif status != "running":
+                machines.refuse(site, name, status)
+        site.forget()
+        return {"status": "running", "ssh": access.ssh_command(site, defined) or None}
+
+
+def vm_stop(name, grace=None, lab=None):
+    """
+    Power a machine off: by the power button, and if that does not help, hard.
+
+    name
+        Name of the machine.
+
+    grace
+        Seconds that the guest gets to answer the power button. Default: its ``stop_grace``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Returns ``how``: ``acpi`` (the guest did it), ``quit`` (QEMU ended in good order), ``kill``, or
+    ``stopped`` where it did not run.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_stop master grace=60
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        defined = _defined(site, name)
+        with host.lock(site.layout.lock("vm", name)):
+            how = machines.stop(site, name, defined.stop_grace if grace is None else int(grace))
+        return {"how": how}
+
+
+def vm_restart(name, lab=None):
+    """
+    Power a machine off and on, as it was last applied: what is pending takes effect.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_restart master
+    """
+    stopped = vm_stop(name, lab=lab)
+    return {**stopped, **vm_start(name, lab=lab)}
+
+
+def vm_reset(name, lab=None):
+    """
+    Press a running machine's reset button.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_reset master
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        _defined(site, name)
+        machines.reset(site, name)
+        return True
+
+
+def vm_argv(name, lab=None):
+    """
+    Return the command line that a machine would be started with.
+
+    name
+        Name of a machine that has been applied, or stands in the pillar.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Returns ``argv`` as a list, and ``command``, the same for a shell.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_argv master
+    """
+    with face.errors():
+        site = _site(lab)
+        vm, _ = site.vm(name)
+        networks = site.all_networks()
+        if vm is None:
+            declared = spec.from_pillar(__pillar__.get("lab")).lab
+            vm = declared.vms.get(name) or _defined(site, name)
+            networks = {**declared.networks, **networks}
+        argv = launch.argv(site, name, vm, networks)
+        return {"argv": argv, "command": shlex.join(argv)}
+
+
+def vm_console(name, lines=40, lab=None):
+    """
+    Return the end of what a machine said on its serial console.
+
+    name
+        Name of the machine.
+
+    lines
+        How many lines. Default 40.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --out=newline_values_only qemulab.vm_console master
+    """
+    with face.errors():
+        text = host.read(_site(lab).layout.console(name), limit=max(1, int(lines)) * 400) or ""
+        return "\n".join(text.replace("\r", "").splitlines()[-int(lines) :])

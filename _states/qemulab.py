@@ -1,0 +1,168 @@
+"""
+Labs of QEMU machines: the lab as a whole.
+"""
+
+import _qemulab_state as shape
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if "qemulab.validate" in __salt__:
+        return __virtualname__
+    return False, "the execution module qemulab is not there"
+
+
+def declared(name, pillar=None):
+    """
+    Ensure that a declaration is without fault. Nothing is ever changed.
+
+    name
+        For the state's own use.
+
+    pillar
+        What stands under ``lab`` in the pillar. An empty one does nothing and says so.
+
+    Every other state requires it: a faulty declaration stops them all, and all its faults are
+    told at once.
+
+    .. code-block:: yaml
+
+        lab-declared:
+          qemulab.declared:
+            - pillar: {{ pillar.get("lab") | json }}
+    """
+    found = {}
+
+    def act():
+        found.update(__salt__["qemulab.lab_check"]({} if pillar is None else pillar))
+        return {"changes": {}, "pending": {}, "refused": {}, "notes": found["warnings"]}
+
+    good = "the declaration is without fault"
+    ret = shape.conclude(name, __opts__["test"], act, already=good, would=good, has=good)
+    if found.get("empty"):
+        ret["comment"] = "the pillar declares no network and no machine: nothing is done"
+    return ret
+
+
+def present(name, authorized_keys=None, lab=None):
+    """
+    Ensure that a lab has what it needs before its first network: system user and SSH key.
+
+    name
+        For the state's own use.
+
+    authorized_keys
+        Public SSH keys that the built-in guest lets in, beside the lab's own. Default: those of
+        the user behind sudo.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        lab-present:
+          qemulab.present:
+            - authorized_keys:
+              - ssh-ed25519 AAAA... me@laptop
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.lab_ensure"](authorized_keys, lab=lab, test=__opts__["test"]),
+        already="the lab is already present",
+        would="the lab would be made",
+        has="the lab has been made",
+    )
+
+
+def guest_present(name, lab=None):
+    """
+    Ensure that the built-in guest's image is built.
+
+    name
+        For the state's own use.
+
+    lab
+        Name of the lab; the image is the same for all of a host.
+
+    .. code-block:: yaml
+
+        lab-guest:
+          qemulab.guest_present: []
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.guest_ensure"](lab=lab, test=__opts__["test"]),
+        already="the built-in guest is already built",
+        would="the built-in guest would be built",
+        has="the built-in guest has been built",
+    )
+
+
+def pruned(name, vms=None, networks=None, mode="report", lab=None):
+    """
+    Ensure that nothing is left of what the lab made and the pillar no longer declares.
+
+    name
+        For the state's own use.
+
+    vms, networks
+        The names that are declared.
+
+    mode
+        ``report`` (default) only names what is left over; ``stop`` powers machines off and takes
+        networks down. No disk is ever removed.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        lab-pruned:
+          qemulab.pruned:
+            - vms: [master, worker1]
+            - networks: [vmlan]
+            - mode: stop
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.prune"](
+            vms or [], networks or [], mode=mode, lab=lab, test=__opts__["test"]
+        ),
+        already="nothing that runs is left over",
+        would="what is left over would be stopped",
+        has="what was left over has been stopped",
+    )
+
+
+def absent(name, purge=False, lab=None):
+    """
+    Ensure that nothing of the lab itself is left, when its machines and networks are gone.
+
+    name
+        For the state's own use.
+
+    purge
+        Remove its SSH key, its logs and, with the host's last lab, the built-in guest as well.
+        Default ``False``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        lab-absent:
+          qemulab.absent:
+            - purge: True
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.lab_remove"](purge=purge, lab=lab, test=__opts__["test"]),
+        already="the lab is already absent",
+        would="the lab would be removed",
+        has="the lab has been removed",
+    )

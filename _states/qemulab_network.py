@@ -1,0 +1,146 @@
+"""
+Labs of QEMU machines: networks and reservations.
+"""
+
+import _qemulab_state as shape
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if "qemulab.network_info" in __salt__:
+        return __virtualname__
+    return False, "the execution module qemulab is not there"
+
+
+def network_present(name, lab=None, **declaration):
+    """
+    Ensure that a network is as declared, with its TAP, hub, DHCP and DNS server at work.
+
+    name
+        Name of the network.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    declaration
+        Any key that stands under ``lab:networks:NAME`` in the pillar, but ``reservations``, which
+        are states of their own.
+
+    .. code-block:: yaml
+
+        vmlan:
+          qemulab.network_present:
+            - address: 10.0.3.1/24
+            - multicast: 230.0.0.1:1234
+            - dhcp:
+                range: 10.0.3.100-10.0.3.200
+                router: 10.0.3.101
+    """
+    declared = shape.declaration(declaration)
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.network_ensure"](name, declared, lab=lab, test=__opts__["test"]),
+        already=f"network {name} is already as declared",
+        would=f"network {name} would be made as declared",
+        has=f"network {name} has been made as declared",
+    )
+
+
+def network_absent(name, lab=None):
+    """
+    Ensure that a network is not there.
+
+    name
+        Name of the network.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        vmlan:
+          qemulab.network_absent: []
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.network_ensure"](
+            name, present=False, lab=lab, test=__opts__["test"]
+        ),
+        already=f"network {name} is already absent",
+        would=f"network {name} would be taken down",
+        has=f"network {name} has been taken down",
+    )
+
+
+def reservation_present(name, mac, address, network="vmlan", lab=None):
+    """
+    Ensure that a MAC address always gets the same address and name.
+
+    name
+        The host name.
+
+    mac
+        MAC address; quote it.
+
+    address
+        IPv4 address in the network.
+
+    network
+        Name of the network. Default ``vmlan``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        master:
+          qemulab.reservation_present:
+            - network: vmlan
+            - mac: '00:00:00:11:11:11'
+            - address: 10.0.3.101
+    """
+    declared = {"mac": mac, "address": address}
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.reservation_ensure"](
+            name, network, declared, lab=lab, test=__opts__["test"]
+        ),
+        already=f"{name} is already reserved",
+        would=f"{name} would be reserved",
+        has=f"{name} has been reserved",
+    )
+
+
+def reservation_absent(name, network="vmlan", lab=None):
+    """
+    Ensure that nothing is reserved under a name; its lease and its name in the DNS go with it.
+
+    name
+        The host name.
+
+    network
+        Name of the network. Default ``vmlan``.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        worker3:
+          qemulab.reservation_absent:
+            - network: vmlan
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.reservation_ensure"](
+            name, network, lab=lab, test=__opts__["test"]
+        ),
+        already=f"{name} is not reserved",
+        would=f"the reservation of {name} would be removed",
+        has=f"the reservation of {name} has been removed",
+    )

@@ -1,0 +1,139 @@
+"""
+Labs of QEMU machines: the machines.
+"""
+
+import _qemulab_state as shape
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if "qemulab.vm_info" in __salt__:
+        return __virtualname__
+    return False, "the execution module qemulab is not there"
+
+
+def vm_present(name, lab=None, **declaration):
+    """
+    Ensure that a machine is defined and has its disks; it is neither started nor stopped.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    declaration
+        Any key that stands under ``lab:vms:NAME`` in the pillar.
+
+    .. code-block:: yaml
+
+        master:
+          qemulab.vm_present:
+            - memory: 4096
+            - disks:
+              - size: 50G
+    """
+    declared = shape.declaration(declaration)
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.vm_ensure"](name, declared, lab=lab, test=__opts__["test"]),
+        already=f"{name} is already as declared",
+        would=f"{name} would be made as declared",
+        has=f"{name} has been made as declared",
+    )
+
+
+def vm_running(name, lab=None, **declaration):
+    """
+    Ensure that a machine is as declared and runs.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    declaration
+        Any key that stands under ``lab:vms:NAME`` in the pillar.
+
+    The comment ends with the command that logs in to it.
+
+    .. code-block:: yaml
+
+        master:
+          qemulab.vm_running:
+            - memory: 4096
+            - nics:
+              - network: vmlan
+                mac: '00:00:00:11:11:11'
+              - network: user
+                forwards:
+                  - host_port: 10022
+    """
+    declared = shape.declaration(declaration)
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.vm_ensure"](
+            name, declared, power="running", lab=lab, test=__opts__["test"]
+        ),
+        already=f"{name} is already running",
+        would=f"{name} would be made to run as declared",
+        has=f"{name} has been made to run as declared",
+    )
+
+
+def vm_stopped(name, lab=None):
+    """
+    Ensure that a machine is off.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        worker2:
+          qemulab.vm_stopped: []
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.vm_power_off"](name, lab=lab, test=__opts__["test"]),
+        already=f"{name} is already stopped",
+        would=f"{name} would be stopped",
+        has=f"{name} has been stopped",
+    )
+
+
+def vm_absent(name, purge=False, lab=None):
+    """
+    Ensure that a machine is not there.
+
+    name
+        Name of the machine.
+
+    purge
+        Remove its disks as well. Default ``False``: they are kept.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        worker2:
+          qemulab.vm_absent:
+            - purge: True
+    """
+    return shape.conclude(
+        name,
+        __opts__["test"],
+        lambda: __salt__["qemulab.vm_remove"](name, purge=purge, lab=lab, test=__opts__["test"]),
+        already=f"{name} is already absent",
+        would=f"{name} would be removed",
+        has=f"{name} has been removed",
+    )

@@ -1,0 +1,266 @@
+"""
+One measurement, inside namespaces of its own: makes a host without a lab, starts one, times it.
+
+Reads what to do as JSON from standard input, writes what it found as JSON to standard output. Runs
+as PID 1 of its namespace: when it ends, the kernel ends whatever it started.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+STATE = Path("/var/lib/qemulab")
+LOGS = Path("/var/log/qemulab")
+RECIPE = STATE / "recipe"
+MACHINES = {"master": 10022, "worker1": 10023, "worker2": 10024}
+"""The machines, and where SSH to each is forwarded from."""
+
+COMMAND_TIMEOUT = 120.0
+SSH_TIMEOUT = 180.0
+BANNER_TIMEOUT = 0.5
+QMP_INTERVAL = 0.002
+SSH_INTERVAL = 0.05
+
+
+class Failure(Exception):
+    """The measurement itself failed."""
+
+
+def run(*argv: str) -> None:
+    """Run a command that has to succeed."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failure(f"{' '.join(argv)}: {done.stderr.strip()}")
+
+
+# A host without a lab
+
+
+def overlay(directory: str, scratch: Path) -> None:
+    """Make what is written to a directory last as long as the namespace."""
+    upper = scratch / directory.strip("/").replace("/", "-")
+    work = upper.with_suffix(".work")
+    upper.mkdir()
+    work.mkdir()
+    options = f"lowerdir={directory},upperdir={upper},workdir={work}"
+    run("mount", "-t", "overlay", "overlay", "-o", options, directory)
+
+
+def private_devices() -> None:
+    """Give the namespace device nodes of its own: qemulab may add one."""
+    nodes = []
+    for path in [*Path("/dev").iterdir(), Path("/dev/net/tun")]:
+        found = path.lstat() if path.exists() else None
+        if found is not None and stat.S_ISCHR(found.st_mode):
+            nodes.append((path, found))
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "dev", "/dev")
+    for path, found in nodes:
+        path.parent.mkdir(exist_ok=True)
+        os.mknod(path, found.st_mode, found.st_rdev)
+        os.chmod(path, stat.S_IMODE(found.st_mode))
+        os.chown(path, found.st_uid, found.st_gid)
+    os.symlink("/proc/self/fd", "/dev/fd")
+    os.mkdir("/dev/shm", 0o1777)
+
+
+def make_host(scratch: Path, state: Path | None, guest: Path) -> None:
+    """
+    Make this namespace a host with all packages, the guest image and nothing else of a lab.
+
+    scratch
+        An empty directory; a tmpfs is mounted there.
+
+    state
+        Where the lab's files are to lie in truth; a tmpfs where ``None``.
+
+    guest
+        Directory with the built guest.
+    """
+    run("mount", "-t", "tmpfs", "scratch", str(scratch))
+    for directory in ("/etc", "/var/lib", "/var/log"):
+        overlay(directory, scratch)
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "run", "/run")
+    for place in (STATE, LOGS):
+        shutil.rmtree(place, ignore_errors=True)  # in the overlay: the host's own stays
+        place.mkdir()
+        if state is None:
+            run("mount", "-t", "tmpfs", "-o", "mode=0755", "lab", str(place))
+        else:
+            own = state / place.parent.name
+            own.mkdir()
+            run("mount", "--bind", str(own), str(place))
+    shutil.copytree(guest, STATE / "guest")
+    for name in ("passwd", "shadow", "group", "gshadow"):
+        path = Path("/etc", name)
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if not line.startswith("qemulab:")]
+            path.write_text("".join(kept), encoding="utf-8")
+    private_devices()
+    run("ip", "link", "set", "lo", "up")
+    os.sync()
+
+
+# What is waited for
+
+
+def greets(path: Path) -> bool:
+    """Return whether QEMU greets on its QMP socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        try:
+            client.connect(str(path))
+            return b'"QMP"' in client.recv(4096)
+        except OSError:
+            return False
+
+
+def shows_banner(port: int) -> bool:
+    """Return whether an SSH server says who it is: costs less than to start ssh for it."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=BANNER_TIMEOUT) as client:
+            return client.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def answers_ssh(port: int, key: str, deadline: float) -> float:
+    """Return when a machine let us in and ran a command."""
+    options = ["BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR"]
+    options += ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+    argv = ["ssh", "-F", "none", "-i", key, "-p", str(port)]
+    argv += [word for option in options for word in ("-o", option)]
+    while time.monotonic() < deadline:
+        if shows_banner(port):
+            done = subprocess.run(
+                [*argv, "root@127.0.0.1", "true"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=30,
+            )
+            if done.returncode == 0:
+                return time.monotonic()
+        time.sleep(SSH_INTERVAL)
+    raise Failure(f"SSH at port {port} did not answer within {SSH_TIMEOUT:g} s")
+
+
+def all_answer_ssh(key: str) -> float:
+    """Return when the last machine answered SSH."""
+    deadline = time.monotonic() + SSH_TIMEOUT
+    with concurrent.futures.ThreadPoolExecutor(len(MACHINES)) as pool:
+        waiting = [pool.submit(answers_ssh, port, key, deadline) for port in MACHINES.values()]
+        return max(each.result() for each in waiting)
+
+
+# What is timed
+
+
+def start_lab(argv: list[str], env: dict[str, str], sockets: list[Path]) -> dict[str, float]:
+    """
+    Run the command that makes the lab; the moments are seconds since it was started.
+
+    Returns ``begin`` (of the monotonic clock), ``qmp`` (all three answered) and ``end`` (the
+    command ended).
+    """
+    log = Path("/run/command.log")
+    waiting = list(sockets)
+    answered = ended = 0.0
+    with log.open("wb") as output:
+        begin = time.monotonic()
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env
+        )
+        while time.monotonic() < begin + COMMAND_TIMEOUT:
+            waiting = [path for path in waiting if not greets(path)]
+            if not waiting and not answered:
+                answered = time.monotonic()
+            if not ended and process.poll() is not None:
+                ended = time.monotonic()
+            if ended and (answered or process.returncode != 0):
+                break
+            time.sleep(QMP_INTERVAL)
+    if not ended or not answered or process.returncode != 0:
+        said = log.read_text(encoding="utf-8", errors="replace")
+        raise Failure(f"{' '.join(argv)}: exit status {process.returncode}\n{said[-3000:]}")
+    return {"begin": begin, "qmp": answered - begin, "end": ended - begin}
+
+
+def ping(salt_call: str, env: dict[str, str]) -> float:
+    """Return how long Salt takes to start and do nothing."""
+    begin = time.monotonic()
+    subprocess.run([salt_call, "test.ping"], env=env, stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - begin
+
+
+def no_op(salt_call: str, env: dict[str, str]) -> float:
+    """Return the "Total run time" of an apply that has nothing to do, in ms."""
+    argv = [salt_call, "--out=json", "state.apply", "lab"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failure(f"the second apply failed: {done.stdout[-3000:]}{done.stderr[-1000:]}")
+    states = json.loads(done.stdout)["local"].values()
+    changed = [state["__id__"] for state in states if state["changes"]]
+    if changed:
+        raise Failure(f"the second apply changed {', '.join(changed)}")
+    return float(sum(state["duration"] for state in states))
+
+
+def measure_script(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
+    """Time the recipe."""
+    RECIPE.mkdir()
+    sockets = [RECIPE / f"qmp-{name}.sock" for name in MACHINES]
+    argv = [f"{task['checkout']}/bench/recipe.sh", "start", str(RECIPE)]
+    found: dict[str, Any] = dict(start_lab(argv, env, sockets))
+    if task["ssh"]:
+        found["ssh"] = all_answer_ssh(task["key"]) - found["begin"]
+    return found
+
+
+def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
+    """Time the first apply and those after it."""
+    salt_call = f"{task['checkout']}/salt-call"
+    started = ping(salt_call, env)
+    # Where _qemulab_layout.py has them, for the lab of pillar.example.
+    sockets = [Path(f"/run/qemulab/lab/vms/{name}/qmp.sock") for name in MACHINES]
+    found: dict[str, Any] = dict(start_lab([salt_call, "state.apply", "lab"], env, sockets))
+    found["ping"] = started
+    if task["ssh"]:
+        found["ssh"] = all_answer_ssh(str(STATE / "lab/ssh/id_ed25519")) - found["begin"]
+    found["no_op"] = [no_op(salt_call, env) for _ in range(task["no_ops"])]
+    return found
+
+
+def main() -> int:
+    """Do what standard input says."""
+    task = json.load(sys.stdin)
+    env = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        **task["env"],
+    }
+    measure = {"script": measure_script, "salt": measure_salt}[task["what"]]
+    try:
+        state = Path(task["state"]) if task["state"] else None
+        make_host(Path(task["scratch"]), state, Path(task["guest"]))
+        found = measure(task, env)
+    except (Failure, OSError, subprocess.SubprocessError) as err:
+        print(f"bench: {err}", file=sys.stderr)
+        return 1
+    json.dump(found, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

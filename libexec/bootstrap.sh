@@ -1,0 +1,150 @@
+# What a checkout needs before anything can run: sourced by ./salt-call, ./test and .ci/run, which
+# set `checkout` first.
+# shellcheck shell=bash
+#
+# Everything that is said goes to stderr, a line a step. A run that finds its virtualenv as it should
+# be costs two readlinks: neither Python nor pip is started to find that out.
+
+venv=${checkout:?}/.venv
+# Every file that a run leaves beside the packages themselves: configuration, caches, byte code.
+# shellcheck disable=SC2034  # for those that source this
+var=$venv/var
+
+# Modes of what is made here and by Salt must not depend on the umask of whoever calls.
+umask 022
+
+say() { printf 'qemulab: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Print what the virtualenv must have been made from to count as finished: its Python and its packages.
+venv_recipe() { # REQUIREMENTS
+    readlink -f "$venv/bin/python" && printf '%s\n' "$(<"$checkout/$1")"
+}
+
+venv_has() { # REQUIREMENTS
+    [ -x "$venv/bin/python" ] && [ -e "$venv/made-from-$1" ] \
+        && [ "$(venv_recipe "$1")" = "$(<"$venv/made-from-$1")" ]
+}
+
+# Print the first Python that is new enough and can make a virtualenv, the distribution's own first.
+find_python() {
+    local candidate found=
+    for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10; do
+        candidate=$(command -v "$candidate") || continue
+        "$candidate" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+            || { found=${found:-old}; continue; }
+        "$candidate" -I -c 'import venv; from ensurepip import bootstrap' 2>/dev/null \
+            || { found=no-venv; continue; }
+        printf '%s\n' "$candidate"
+        return
+    done
+    case $found in
+        old) die "python3 is older than 3.10, which Salt needs: install a newer one" ;;
+        no-venv) die "python3-venv is missing: $(how_to_install python3-venv)" ;;
+        *) die "python3 is missing: $(how_to_install python3 python3-venv)" ;;
+    esac
+}
+
+how_to_install() { # PACKAGE...
+    if command -v apt-get >/dev/null; then
+        printf 'apt-get install %s\n' "$*"
+    else
+        printf "install it with this distribution's package manager\n"
+    fi
+}
+
+# Make the virtualenv hold what a requirements file says; one that another run makes is waited for.
+ensure_venv() { # REQUIREMENTS WHAT
+    venv_has "$1" && return
+    (
+        # The lock is the checkout's directory itself: it outlives a virtualenv that is made anew,
+        # and leaves no file. The subshell keeps its descriptor away from whatever runs later.
+        if ! flock --nonblock 9; then
+            say "waiting for another run that makes the virtualenv"
+            flock 9
+        fi
+        venv_has "$1" || fill_venv "$1" "$2"
+    ) 9<"$checkout" || exit
+}
+
+fill_venv() { # REQUIREMENTS WHAT
+    venv_is_whole || make_venv
+    [ -w "$venv" ] || die "$venv belongs to another user: run it as that user (root: with sudo)"
+    say "installing $2"
+    leave_out timelib 0.3.0
+    # No byte code here: it is cached under $var, where that of the checkout's own files must go too.
+    PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -I -m pip install --no-input --no-compile \
+        --disable-pip-version-check --prefer-binary --find-links "$venv/left-out" \
+        -r "$checkout/$1" >"$venv/install.log" 2>&1 || venv_failed "pip failed"
+    venv_recipe "$1" >"$venv/made-from-$1.new" && mv "$venv/made-from-$1.new" "$venv/made-from-$1"
+}
+
+# Make pip count a package as there, by a wheel with nothing in it.
+#
+# Salt asks for timelib, and does without where it cannot be imported (a Jinja filter for dates in
+# words). It is published as C source alone: with it, a fresh host would need a compiler.
+leave_out() { # PACKAGE VERSION
+    mkdir -p "$venv/left-out" && "$venv/bin/python" -I - "$venv/left-out" "$1" "$2+left.out" <<'PYTHON'
+import sys, zipfile
+folder, package, version = sys.argv[1:]
+info = f"{package}-{version}.dist-info/"
+files = {
+    info + "METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n",
+    info + "WHEEL": "Wheel-Version: 1.0\nGenerator: qemulab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+}
+files[info + "RECORD"] = "".join(f"{name},,\n" for name in [*files, info + "RECORD"])
+with zipfile.ZipFile(f"{folder}/{package}-{version}-py3-none-any.whl", "w") as wheel:
+    for name, text in files.items():
+        wheel.writestr(name, text)
+PYTHON
+}
+
+# Say whether Salt was once installed to its end, and into the Python that is here now. Such a
+# virtualenv is brought up to date where it stands: processes of a lab may be running from it.
+venv_is_whole() {
+    [ -x "$venv/bin/python" ] && [ -e "$venv/made-from-requirements.txt" ] \
+        && [ "$(readlink -f "$venv/bin/python")" = "$(head -n 1 "$venv/made-from-requirements.txt")" ]
+}
+
+make_venv() {
+    local python
+    [ -w "$checkout" ] || die "$(id -un) may not write to $checkout, where the virtualenv goes"
+    python=$(find_python) || exit
+    say "making a virtualenv in $venv"
+    rm -rf "$venv" && mkdir "$venv" || exit
+    "$python" -I -m venv "$venv" >"$venv/install.log" 2>&1 || venv_failed "python3 -m venv failed"
+}
+
+venv_failed() { # WHAT
+    local unreachable='NewConnectionError|NameResolutionError|name resolution|ConnectTimeout|ReadTimeout'
+    unreachable+='|ProxyError|Network is unreachable|Connection refused'
+    if grep -qE "$unreachable" "$venv/install.log"; then
+        die "no network: pip could not reach the package index; nothing was installed"
+    fi
+    tail -n 5 "$venv/install.log" >&2
+    die "$1: its last lines are above, all of them in $venv/install.log"
+}
+
+# Install those of some Debian packages that are missing; asks the package manager's files, not apt.
+install_packages() { # PACKAGE...
+    local have missing
+    command -v dpkg-query >/dev/null || return 0
+    # shellcheck disable=SC2016  # dpkg-query's own variables
+    have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null \
+        | sed -n 's/^installed //p')
+    missing=$(printf '%s\n' "$@" | grep -vxF "$have" | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    [ "$EUID" = 0 ] || { say "not root, so these packages stay missing: $missing"; return 0; }
+    say "installing packages: $missing"
+    # shellcheck disable=SC2086  # a list of words
+    apt_install $missing || { apt_get update && apt_install $missing; } \
+        || { tail -n 5 "$apt_log" >&2; rm -f "$apt_log"; die "apt-get failed: its last lines are above"; }
+    rm -f "$apt_log"
+}
+
+apt_log=/dev/null
+apt_install() { apt_get install --yes --no-install-recommends "$@"; }
+apt_get() {
+    [ "$apt_log" != /dev/null ] || apt_log=$(mktemp)
+    DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >>"$apt_log" 2>&1 </dev/null
+}

@@ -1,0 +1,5 @@
+include:
+  - lab.packages
+  - lab.network
+  - lab.vms
+  - lab.pruned

@@ -1,0 +1,14 @@
+{%- from "lab/map.jinja" import lab with context %}
+include:
+  - lab.declared
+  - lab.packages
+{%- if lab.networks or lab.vms %}
+
+lab-present:
+  qemulab.present:
+    - authorized_keys: {{ lab.authorized_keys | json }}
+    - lab: {{ lab.name }}
+    - require:
+      - qemulab: lab-declared
+      - sls: lab.packages
+{%- endif %}

@@ -1,0 +1,16 @@
+{%- from "lab/map.jinja" import lab with context %}
+include:
+  - lab.declared
+  - lab.present
+{%- if lab.networks or lab.vms %}
+
+lab-pruned:
+  qemulab.pruned:
+    - vms: {{ lab.vms.keys() | list | json }}
+    - networks: {{ lab.networks.keys() | list | json }}
+    - mode: {{ lab.prune }}
+    - lab: {{ lab.name }}
+    - order: last
+    - require:
+      - qemulab: lab-declared
+{%- endif %}

@@ -1,0 +1,139 @@
+"""
+What every test may use: the checkout, throw-away hosts, and the rules about skips.
+
+A test that cannot run is skipped with the reason; where ``CI=true`` each of those fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import hypothesis.configuration
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+MARKERS = {
+    "needs_root": "skipped where the tests do not run as root",
+    "needs(*binaries)": "skipped where the host lacks one of these programs",
+    "smoke": "the few that --smoke runs",
+    "full": "takes long: runs only with --full",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two flags that choose how much is run."""
+    group = parser.getgroup("qemulab")
+    group.addoption("--smoke", action="store_true", help="run the tests marked smoke, nothing else")
+    group.addoption("--full", action="store_true", help="run the tests marked full as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and keep hypothesis' examples out of the checkout."""
+    for marker, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {meaning}")
+    if config.cache is not None:
+        hypothesis.configuration.set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Leave out what the flags leave out.
+
+    Left out, not skipped: a skip is a test that should have run and could not.
+    """
+    if config.getoption("--smoke"):
+        chosen = [item for item in items if item.get_closest_marker("smoke")]
+    elif config.getoption("--full"):
+        chosen = list(items)
+    else:
+        chosen = [item for item in items if not item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that this host cannot run, and say why."""
+    if item.get_closest_marker("needs_root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    for marker in item.iter_markers("needs"):
+        missing = [name for name in marker.args if shutil.which(name, path=SEARCH_PATH) is None]
+        if missing:
+            pytest.skip(f"needs {', '.join(missing)}")
+
+
+# A user's PATH lacks the directories of half the programs that the tests look for.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin:/usr/sbin:/sbin"])
+
+
+class NoSkips:
+    """Where CI runs: turns a run with a skipped test into a failed one, and lists those tests."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a skipped test; one that is expected to fail, and does, is none."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self.note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a file that is skipped as a whole."""
+        if report.skipped:
+            self.note(report)
+
+    def note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        """Keep what is skipped, and the reason."""
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        self.skipped.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a run that would have passed."""
+        if self.skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """List what should have run."""
+        if self.skipped:
+            terminalreporter.section("skipped, which CI does not allow")
+            for line in self.skipped:
+                terminalreporter.line(line)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Allow no skips where CI runs."""
+    if os.environ.get("CI") == "true":
+        session.config.pluginmanager.register(NoSkips(), "no-skips")
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Return the checkout's directory."""
+    return REPO
+
+
+@pytest.fixture
+def namespace_host(tmp_path: Path) -> Iterator[harness.Host]:
+    """Give a throw-away host in namespaces of its own, without systemd and without an uplink."""
+    with harness.namespace_host(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def systemd_host(tmp_path: Path) -> Iterator[harness.Host]:
+    """Give a throw-away host whose PID 1 is systemd."""
+    with harness.systemd_host(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture(params=["supervisord", "systemd"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[harness.Host]:
+    """Give each kind of throw-away host in turn, by the supervisor that runs a lab there."""
+    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
+    with make[request.param](tmp_path) as made:
+        yield made

@@ -1,0 +1,205 @@
+"""
+The built-in guest for real: built from packages, booted by plain QEMU, used as a person would.
+
+QEMU and every connection to it are in a network namespace of their own; only the kernel's package
+is downloaded outside of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _qemulab_guest as guest
+import _qemulab_image as image
+import pytest
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs(
+        "qemu-system-x86_64", "qemu-img", "busybox", "dropbear",
+        "ip", "nsenter", "ssh", "ssh-keygen", "unshare",
+    ),
+]  # fmt: skip
+
+#: Seconds until the guest answers: TCG on a machine that does other things as well.
+BOOT = 60
+
+#: QEMU becomes the namespace's only process, under the PID that the test knows.
+IN_NAMESPACE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def wait_for(question: Callable[[], Any], timeout: float, what: str) -> Any:
+    """Ask until the answer is true and return it."""
+    deadline = time.monotonic() + timeout
+    while not (answer := question()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s"
+        time.sleep(0.05)
+    return answer
+
+
+@dataclass
+class Machine:
+    """A running QEMU with the built-in guest in it."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+
+    @property
+    def serial(self) -> str:
+        """Return what the guest has written to its serial console."""
+        path = self.home / "serial"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def ssh(self, command: str, check: bool = True, key: str = "key") -> str:
+        """Run a command in the guest as root and return its output."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "10",
+            "IdentityFile": str(self.home / key),
+            "IdentitiesOnly": "yes",
+            "LogLevel": "ERROR",
+            "StrictHostKeyChecking": "no",
+            "UserKnownHostsFile": "/dev/null",
+        }
+        words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        done = subprocess.run(
+            ["nsenter", f"--net=/proc/{self.process.pid}/ns/net"]
+            + ["ssh", "-F", "none", *words, "-p", "10022", "root@127.0.0.1", command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def qmp(self, command: str) -> None:
+        """Execute a QMP command without arguments."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.home / "qmp"))
+            with connection.makefile("rw", encoding="utf-8") as stream:
+                assert "QMP" in json.loads(stream.readline())
+                for name in ("qmp_capabilities", command):
+                    stream.write(json.dumps({"execute": name}) + "\n")
+                    stream.flush()
+                    while "return" not in json.loads(stream.readline()):
+                        pass
+
+
+def qemu(built: Path, home: Path) -> list[str]:
+    """Return the command: two NICs, a disk, the key, no firmware, no screen."""
+    # fmt: off
+    return [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config",
+        "-machine", "pc", "-accel", "tcg", "-smp", "2", "-m", "512", "-display", "none",
+        "-kernel", str(built / "vmlinuz"), "-initrd", str(built / "initrd"),
+        "-append", guest.kernel_arguments(),
+        "-fw_cfg", f"name={guest.FW_CFG_KEYS},file={home / 'key.pub'}",
+        "-fw_cfg", f"name={guest.FW_CFG_HOSTNAME},string=before-dhcp",
+        "-device", "virtio-rng-pci",
+        "-netdev", "user,id=lab,net=10.0.3.0/24,dhcpstart=10.0.3.101,hostname=master",
+        "-device", "virtio-net-pci,netdev=lab",
+        "-netdev", "user,id=uplink,hostfwd=tcp:127.0.0.1:10022-:22",
+        "-device", "virtio-net-pci,netdev=uplink",
+        "-drive", f"if=ide,format=qcow2,file={home / 'disk.qcow2'}",
+        "-serial", f"file:{home / 'serial'}",
+        "-qmp", f"unix:{home / 'qmp'},server=on,wait=off",
+    ]
+    # fmt: on
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the image, once."""
+    target = tmp_path_factory.mktemp("guest") / "image"
+    image.build(target, "linux-image-cloud-amd64")
+    return target
+
+
+@pytest.fixture(scope="module")
+def machine(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Boot the image and wait until it has reported all it reports; one boot for all tests."""
+    tmp_path = tmp_path_factory.mktemp("machine")
+    for key in ("key", "stranger"):
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / key)]
+        subprocess.run(argv, check=True)
+    disk = str(tmp_path / "disk.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1G"], check=True)
+    process = subprocess.Popen([*IN_NAMESPACE, *qemu(built, tmp_path)], stdin=subprocess.DEVNULL)
+    running = Machine(process, tmp_path)
+    try:
+        lines = ("qemulab: eth0", "qemulab: eth1", "qemulab: ssh ready", "qemulab: booted")
+
+        def reported() -> bool:
+            assert process.poll() is None, "QEMU has ended"
+            return all(line in running.serial for line in lines)
+
+        wait_for(reported, BOOT, "the guest's report")
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_image(built: Path) -> None:
+    """The image says what it is made of, any user can read it, and nothing else is left."""
+    facts = image.info(built)
+    assert facts is not None
+    assert facts["recipe"] == guest.RECIPE
+    assert re.match(r"\d+\.\d+", facts["kernel"])
+    assert facts["size"] == sum((built / name).stat().st_size for name in ("vmlinuz", "initrd"))
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in built.iterdir()}
+    assert modes.pop(".lock") == "0o600"
+    assert modes == dict.fromkeys(("guest.json", "initrd", "vmlinuz"), "0o644")
+
+
+def test_guest(machine: Machine) -> None:
+    """It reports, lets the key in, has its addresses, its name and its disk."""
+    assert "qemulab: eth0 10.0.3.101/24 name " in machine.serial
+    assert "qemulab: eth1 10.0.2.15/24 name " in machine.serial
+    assert machine.ssh("hostname; id -u; echo $HOME").split() == ["master", "0", "/root"]
+
+    # Another key is refused, and there is no password to try.
+    assert machine.ssh("hostname", check=False, key="stranger") == ""
+
+    addresses = machine.ssh("ip -4 addr")
+    assert "inet 10.0.3.101/24 brd 10.0.3.255 scope global eth0" in addresses
+    assert "inet 10.0.2.15/24 brd 10.0.2.255 scope global eth1" in addresses
+    # The last NIC's route is the preferred one.
+    assert machine.ssh("ip route get 192.0.2.1").startswith("192.0.2.1 via 10.0.2.2 dev eth1")
+    # The lab's server, which gave the name, is asked first.
+    servers = re.findall(r"nameserver (\S+)", machine.ssh("cat /etc/resolv.conf"))
+    assert servers == ["10.0.3.3", "10.0.2.3"]
+    assert machine.ssh("ping -c 1 -w 5 10.0.2.2 >/dev/null && echo answered") == "answered\n"
+
+    assert machine.ssh("cat /sys/block/sda/size") == f"{2**30 // 512}\n"
+    assert machine.ssh("modprobe vfat && modprobe isofs && grep -c -e vfat -e iso9660 "
+                       "/proc/filesystems") == "2\n"  # fmt: skip
+
+
+def test_guest_reboots(machine: Machine) -> None:
+    """What was on a disk before is there after."""
+    machine.ssh("mke2fs /dev/sda >/dev/null && mount /dev/sda /mnt && echo kept >/mnt/file")
+    # The connection may end before the command does.
+    machine.ssh("reboot", check=False)
+    wait_for(lambda: machine.serial.count("qemulab: ssh ready") == 2, BOOT, "the second boot")
+    assert machine.ssh("mount /dev/sda /mnt && cat /mnt/file") == "kept\n"
+    # Unmounted on the way down: nothing had to be repaired.
+    assert "recover" not in machine.ssh("dmesg | grep sda") + machine.serial
+
+
+def test_power_button(machine: Machine) -> None:
+    """ACPI's button ends it, and QEMU with it."""
+    machine.qmp("system_powerdown")
+    machine.process.wait(timeout=10)
+    assert "reboot: Power down" in machine.serial

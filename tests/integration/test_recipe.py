@@ -1,0 +1,232 @@
+"""
+The recipe's lab, end to end, on both supervisors: from nothing to three machines and away again.
+
+The tests of this file run in order on one lab: each stands on what the one before has shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import harness
+import labs
+import pytest
+from labs import RECIPE
+from labs import Lab
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "ssh", "unshare", "nsenter"),
+]
+
+NOOP_BUDGET = 50.0
+"""Milliseconds that a second apply may take, by Salt's own count."""
+
+
+@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Give the recipe's lab, not applied yet, on a host with ``lo`` only."""
+    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
+    with make[request.param](tmp_path_factory.mktemp("recipe")) as host:
+        yield Lab(host)
+
+
+def test_apply_makes_what_the_dry_run_said(lab: Lab) -> None:
+    """Key by key, for every state, from an empty host."""
+    said = lab.apply(test=True)
+    assert all(state["result"] is not False for state in said.values())
+    assert "files" not in lab.leftovers() or not any(
+        "/lab" in path for path in lab.leftovers()["files"]
+    )
+    done = lab.apply()
+    assert all(state["result"] is True for state in done.values())
+    assert lab.changes(done) == lab.changes(said)
+    for name in RECIPE:
+        keys = done[f"vm_running {name}"]["changes"]
+        assert keys["running"] == {"old": False, "new": True, "effect": "create"}
+        assert keys["memory"] == {"old": None, "new": 2048, "effect": "create"}
+        assert keys["uefi_variables"]["new"] == "generated"
+
+
+def test_comment_has_the_whole_ssh_command(lab: Lab) -> None:
+    """A user copies it from there."""
+    lab.wait_for_login(*RECIPE)
+    states = lab.apply()
+    for name in RECIPE:
+        comment = states[f"vm_running {name}"]["comment"]
+        command = comment[comment.index("ssh ") :]
+        assert lab.host.run(["sh", "-c", f"{command} hostname"]).stdout.strip() == name
+
+
+def test_second_apply_changes_nothing(lab: Lab) -> None:
+    """No change, no package state, the same processes, within the budget."""
+    before = lab.pids()
+    answer = lab.host.salt_call("state.apply", "lab")
+    assert {tag.split("_|-")[0] for tag in answer} == {"qemulab"}
+    assert lab.changes(labs.flat(answer)) == {}
+    assert all(state["result"] is True for state in answer.values())
+    assert lab.pids() == before
+    spent = min(
+        sum(state["duration"] for state in lab.host.salt_call("state.apply", "lab").values())
+        for _ in range(5)
+    )
+    # Two busy guests share the cores here; bench/ has the figure on a quiet machine.
+    assert spent < 3 * NOOP_BUDGET
+
+
+def test_reserved_addresses_and_names(lab: Lab) -> None:
+    """Each machine has its own, by DHCP; everyone reaches everyone."""
+    leases = {lease["name"]: lease["address"] for lease in lab.call("lease_list")}
+    assert leases == RECIPE
+    for name, address in RECIPE.items():
+        assert lab.ssh(name, "hostname") == name
+        assert f"inet {address}/24" in lab.ssh(name, "ip address show eth0")
+        for other, other_address in RECIPE.items():
+            lab.ssh(name, f"ping -c 1 -W 5 {other_address}")
+            lab.ssh(name, f"ping -c 1 -W 5 {other}")
+        lab.ssh(name, "ping -c 1 -W 5 10.0.3.1")
+        assert resolved(lab, name) == address
+
+
+def resolved(lab: Lab, name: str) -> str:
+    """Return the address that the lab's DNS server gives the host."""
+    answer = lab.host.run(["dig", "+short", "+time=2", "+tries=2", "@10.0.3.1", "-q", name])
+    return answer.stdout.strip()
+
+
+@pytest.mark.parametrize("server", ["10.0.3.1", "10.0.2.3"])
+def test_master_resolves_whichever_server_is_asked(lab: Lab, server: str) -> None:
+    """The lab's own, and the one of QEMU's user network."""
+    for name in RECIPE:
+        said = lab.ssh(name, f"nslookup -type=a master {server}")
+        assert "Address: 10.0.3.101" in said
+        assert "NXDOMAIN" not in lab.ssh(name, f"nslookup -type=aaaa master {server}", check=False)
+
+
+def test_host_reaches_guests(lab: Lab) -> None:
+    """By address, over the TAP and not by forwarded ports."""
+    key = ["-i", "/var/lib/qemulab/lab/ssh/id_ed25519"]
+    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    for name, address in RECIPE.items():
+        said = lab.host.run(["ssh", *key, *options, f"root@{address}", "hostname"])
+        assert said.stdout.strip() == name
+
+
+def test_disk_is_sda(lab: Lab) -> None:
+    """50G of it, in all three; and the host has spent next to nothing."""
+    for name in RECIPE:
+        assert re.search(r"^ *8 +0 +52428800 sda$", lab.ssh(name, "cat /proc/partitions"), re.M)
+    used = lab.host.run(["du", "-sm", "/var/lib/qemulab/lab/vms"]).stdout.split()[0]
+    assert int(used) < 10
+
+
+def test_processes_are_not_root(lab: Lab) -> None:
+    """Each runs as the user qemulab, with the capabilities it needs and no more."""
+    wanted = {"qemu-system-x86": 0, "socat": 1 << 12, "dnsmasq": 1 << 12 | 1 << 13 | 1 << 10}
+    uid = lab.host.run(["id", "-u", "qemulab"]).stdout.strip()
+    for pid in lab.pids().values():
+        text = lab.host.run(["cat", f"/proc/{pid}/status"]).stdout
+        status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        assert set(status["Uid"].split()) == {uid}
+        assert int(status["CapEff"], 16) == wanted[status["Name"]]
+        assert int(status["CapBnd"], 16) == wanted[status["Name"]]
+        assert status["NoNewPrivs"] == "1"
+
+
+def test_nothing_listens_on_other_addresses(lab: Lab) -> None:
+    """Loopback and the lab's own network, no more."""
+    lines = lab.host.run(["ss", "-H", "-l", "-n", "-t", "-u", "-p"]).stdout.splitlines()
+    # What a guest asks the world by UDP leaves QEMU's user network by a socket without an address.
+    outward = re.compile(r"^udp .* 0\.0\.0\.0:\d+ .*qemu-system-x86")
+    lines = [line for line in lines if not outward.search(line)]
+    allowed = (
+        r"127\.0\.0\.1:1002[234]|10\.0\.3\.1:53|0\.0\.0\.0%(vmlan:67|lo:1234)|230\.0\.0\.1:1234"
+    )
+    addresses = {line.split()[4] for line in lines}
+    assert {address for address in addresses if not re.fullmatch(allowed, address)} == set()
+
+
+def test_hand_typed_qemu_joins(lab: Lab) -> None:
+    """With the recipe's own -netdev: it gets an address from the range."""
+    guest = "/var/lib/qemulab/guest"
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-display", "none"]
+    command += ["-netdev", "socket,id=vmlan,mcast=230.0.0.1:1234"]
+    command += ["-device", "virtio-net-pci,netdev=vmlan,mac=52:54:00:aa:bb:cc"]
+    command += ["-kernel", f"{guest}/vmlinuz", "-initrd", f"{guest}/initrd"]
+    command += ["-append", "console=ttyS0", "-serial", "none", "-monitor", "none"]
+    command += ["-daemonize", "-pidfile", "/tmp/stranger.pid"]
+    lab.host.run(command)
+
+    def joined() -> bool:
+        return any(lease["mac"] == "52:54:00:aa:bb:cc" for lease in lab.call("lease_list"))
+
+    try:
+        harness.wait_for(joined, 90, "a lease for the stranger")
+    finally:
+        lab.host.run(["sh", "-c", "kill $(cat /tmp/stranger.pid); rm -f /tmp/stranger.pid"])
+    leases = {lease["mac"]: lease["address"] for lease in lab.call("lease_list")}
+    assert 100 <= int(leases["52:54:00:aa:bb:cc"].split(".")[-1]) <= 200
+    lab.host.run(["dhcp_release", "vmlan", leases["52:54:00:aa:bb:cc"], "52:54:00:aa:bb:cc"])
+
+
+def test_reset_and_stop_by_the_power_button(lab: Lab) -> None:
+    """A guest hears both; one that was stopped stays so until a state wants it."""
+    pid = lab.call("vm_info", "worker2")["pid"]
+    boot = lab.ssh("worker2", "cat /proc/sys/kernel/random/boot_id")
+    assert lab.call("vm_reset", "worker2") is True
+    harness.wait_for(
+        lambda: (
+            lab.ssh("worker2", "cat /proc/sys/kernel/random/boot_id", check=False) not in ("", boot)
+        ),
+        labs.LOGIN_TIMEOUT,
+        "the guest's next boot",
+    )
+    assert lab.call("vm_info", "worker2")["pid"] == pid
+    assert lab.call("vm_stop", "worker2") == {"how": "acpi"}
+    assert lab.call("vm_list") == {"master": "running", "worker1": "running", "worker2": "stopped"}
+    assert "qemulab: booted" in lab.call("vm_console", "worker2", "lines=200")
+    done = lab.apply()
+    assert lab.changes(done) == {
+        "vm_running worker2": {"running": {"old": False, "new": True, "effect": "live"}}
+    }
+
+
+def test_ssh_config_is_one_that_ssh_takes(lab: Lab) -> None:
+    """Written to a file, it lets a user log in by name."""
+    path = lab.host.shared / "ssh_config"
+    path.write_text(lab.call("ssh_config"), encoding="utf-8")
+    lab.host.run(["chown", "root:root", path])
+    said = lab.host.run(["ssh", "-F", path, "worker1", "hostname"])
+    assert said.stdout.strip() == "worker1"
+
+
+def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
+    """The dry run says the same; a second clean has nothing to do."""
+    said = lab.apply("lab.clean", test=True)
+    done = lab.apply("lab.clean")
+    assert all(state["result"] is True for state in done.values())
+    assert lab.changes(done) == lab.changes(said)
+    left = lab.leftovers()
+    assert set(left) == {"files"}
+    kept = r"/var/lib/qemulab/(guest/.*|\.guest\.lock|lab/ssh/.*|lab/vms/[a-z0-9]+/disks/.*)"
+    other = {path for path in left["files"] if not re.fullmatch(kept, path)}
+    assert {path for path in other if not path.startswith("/var/log/qemulab/lab/")} == set()
+    disks = {path for path in left["files"] if path.endswith("/hda.qcow2")}
+    assert disks == {f"/var/lib/qemulab/lab/vms/{name}/disks/hda.qcow2" for name in RECIPE}
+    assert lab.changes(lab.apply("lab.clean")) == {}
+
+
+def test_purge_leaves_no_file(lab: Lab) -> None:
+    """And the dry run says the same again."""
+    said = lab.apply("lab.purge", test=True)
+    done = lab.apply("lab.purge")
+    assert all(state["result"] is True for state in done.values())
+    assert lab.changes(done) == lab.changes(said)
+    assert lab.changes(done)["vm_absent master"]["disks:hda"] == {
+        "old": "50G",
+        "new": None,
+        "effect": "destroy",
+    }
+    assert lab.leftovers() == {}
+    assert lab.changes(lab.apply("lab.purge")) == {}

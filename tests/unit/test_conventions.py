@@ -1,0 +1,172 @@
+"""
+The house rules that a reader of the source can check, checked on the source.
+
+Each test collects every breach there is and reports them together.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE_LINES = 500
+FUNCTION_LINES = 50
+SIGNATURE_NAMES = 10
+
+#: Private siblings are pure but for these: who may import what that reaches out of the process.
+REACHING = {
+    "salt": {"_qemulab_face"},
+    "socket": {"_qemulab_host", "_qemulab_qmp", "_qemulab_supervisors"},
+    "subprocess": {"_qemulab_host"},
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(repo: Path, *patterns: str) -> list[Path]:
+    """Return the checkout's files that match, sorted."""
+    return sorted(path for pattern in patterns for path in repo.glob(pattern))
+
+
+def every_source(repo: Path) -> list[Path]:
+    """Return all that is Python in the checkout."""
+    return sources(repo, "_modules/*.py", "_states/*.py", "bench/**/*.py", "tests/**/*.py")
+
+
+def functions(path: Path) -> Iterator[tuple[str, Function]]:
+    """Yield every function of a file, with the words that name it in a report."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, Function):
+            yield f"{path.parent.name}/{path.name}:{node.lineno} {node.name}", node
+
+
+def public_functions(path: Path) -> Iterator[tuple[str, Function]]:
+    """Yield those that Salt's loader publishes."""
+    top = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {node.name for node in top if isinstance(node, Function)}
+    for where, node in functions(path):
+        if node.name in names and node.col_offset == 0 and not node.name.startswith("_"):
+            yield where, node
+
+
+def imports(path: Path) -> set[str]:
+    """Return the top-level names of all that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def code_lines(node: Function) -> int:
+    """Return how many lines a function has without its docstring."""
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    first = node.body[0]
+    if ast.get_docstring(node) is not None:
+        lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def arguments(node: Function) -> list[str]:
+    """Return the names in a function's signature."""
+    spec = node.args
+    every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+    return [argument.arg for argument in every if argument is not None]
+
+
+def test_execution_functions_have_a_cli_example(repo: Path) -> None:
+    """What a user can call says how, in the words that sys.doc shows."""
+    faults = [
+        where
+        for path in sources(repo, "_modules/qemulab*.py")
+        for where, node in public_functions(path)
+        if "CLI Example:" not in (ast.get_docstring(node) or "")
+    ]
+    assert not faults
+
+
+def test_states_have_a_yaml_example(repo: Path) -> None:
+    """What a user can declare is shown as SLS."""
+    faults = [
+        where
+        for path in sources(repo, "_states/qemulab*.py")
+        for where, node in public_functions(path)
+        if ".. code-block:: yaml" not in (ast.get_docstring(node) or "")
+    ]
+    assert not faults
+
+
+def test_public_functions_have_no_keyword_only_arguments(repo: Path) -> None:
+    """Salt 3006 refuses them."""
+    faults = [
+        where
+        for path in sources(repo, "_modules/qemulab*.py", "_states/qemulab*.py")
+        for where, node in public_functions(path)
+        if node.args.kwonlyargs
+    ]
+    assert not faults
+
+
+def test_dataclasses_only_in_private_siblings(repo: Path) -> None:
+    """Salt 3007 and later fail to load a module that defines one."""
+    faces = sources(repo, "_modules/qemulab*.py", "_states/qemulab*.py")
+    assert not [path.name for path in faces if "dataclasses" in imports(path)]
+
+
+def test_private_siblings_are_pure(repo: Path) -> None:
+    """Only the seam runs programs, three open sockets, and one knows Salt: the faces' own."""
+    siblings = sources(repo, "_modules/_qemulab_*.py")
+    assert siblings
+    faults = [
+        f"{path.name} imports {name}"
+        for path in siblings
+        for name, allowed in REACHING.items()
+        if name in imports(path) and path.stem not in allowed
+    ]
+    assert not faults
+
+
+def test_files_are_short(repo: Path) -> None:
+    """A file that grows longer is two things."""
+    faults = []
+    for path in every_source(repo):
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        if length > FILE_LINES:
+            faults.append(f"{path.relative_to(repo)}: {length} lines")
+    assert not faults
+
+
+def test_functions_are_short(repo: Path) -> None:
+    """So is a function, docstring aside."""
+    faults = [
+        f"{where}: {code_lines(node)} lines"
+        for path in every_source(repo)
+        for where, node in functions(path)
+        if code_lines(node) > FUNCTION_LINES
+    ]
+    assert not faults
+
+
+def test_signatures_are_short(repo: Path) -> None:
+    """Beyond ten names, a mapping or a dataclass says it better."""
+    faults = [
+        f"{where}: {len(arguments(node))} names"
+        for path in every_source(repo)
+        for where, node in functions(path)
+        if len(arguments(node)) > SIGNATURE_NAMES
+    ]
+    assert not faults
+
+
+def test_functions_have_a_docstring(repo: Path) -> None:
+    """What Salt publishes and what other files call says in a sentence what it does."""
+    faults = [
+        where
+        for path in sources(repo, "_modules/*.py", "_states/*.py")
+        for where, node in public_functions(path)
+        if not ast.get_docstring(node)
+    ]
+    assert not faults

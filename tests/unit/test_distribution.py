@@ -1,0 +1,100 @@
+"""The packages of each distribution."""
+
+from __future__ import annotations
+
+import _qemulab_distribution as distribution
+import pytest
+
+DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n'
+UBUNTU = 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nID=ubuntu\nID_LIKE=debian\n'
+MINT = 'NAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\n'
+LEAP = 'NAME="openSUSE Leap"\nID="opensuse-leap"\nID_LIKE="suse opensuse"\n'
+TUMBLEWEED = 'ID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"\n'
+FEDORA = 'NAME="Fedora Linux"\nID=fedora\n# a comment = x\nDAMAGED=\'\n'
+ROCKY = 'PRETTY_NAME="Rocky Linux 9.4"\nID="rocky"\nID_LIKE="rhel centos fedora"\n'
+
+
+@pytest.mark.parametrize(
+    ("os_release", "expected"),
+    [
+        (DEBIAN, "debian"),
+        (UBUNTU, "ubuntu"),
+        (MINT, "ubuntu"),
+        (LEAP, "suse"),
+        (TUMBLEWEED, "suse"),
+        (FEDORA, "fedora"),
+    ],
+)
+def test_families(os_release: str, expected: str) -> None:
+    assert distribution.family(os_release) == expected
+
+
+def test_a_distribution_without_a_table_is_named() -> None:
+    with pytest.raises(ValueError) as raised:
+        distribution.family('PRETTY_NAME="Alpine Linux v3.20"\nID=alpine\n')
+    assert str(raised.value) == (
+        "the packages of Alpine Linux v3.20 are not known (known: debian, fedora, suse, ubuntu):"
+        " install QEMU, OVMF, socat and dnsmasq by hand"
+    )
+
+
+def test_a_distribution_without_the_program_is_named() -> None:
+    with pytest.raises(ValueError) as raised:
+        distribution.packages(ROCKY)
+    assert str(raised.value) == (
+        "Rocky Linux 9.4 has no package with qemu-system-x86_64: install QEMU by hand"
+    )
+
+
+def test_debians_packages() -> None:
+    assert distribution.packages(DEBIAN) == {
+        "qemu-system-x86_64": "qemu-system-x86",
+        "qemu-img": "qemu-utils",
+        "firmware": "ovmf",
+        "socat": "socat",
+        "dnsmasq": "dnsmasq-base",
+        "dhcp_release": "dnsmasq-utils",
+        "ip": "iproute2",
+        "ss": "iproute2",
+        "ssh": "openssh-client",
+        "ssh-keygen": "openssh-client",
+        "busybox": "busybox-static",
+        "dropbear": "dropbear-bin",
+        "depmod": "kmod",
+        "mount": "mount",
+        "nsenter": "util-linux",
+        "setpriv": "util-linux",
+        "unshare": "util-linux",
+        "kernel": "linux-image-cloud-amd64",
+    }
+
+
+def test_every_family_has_every_purpose() -> None:
+    for table in distribution.TABLE.values():
+        assert set(table) == set(distribution.TABLE["debian"])
+        assert all(each.checked in ("", "installed", "files", "spec") for each in table.values())
+
+
+def test_no_debian_package_starts_a_service() -> None:
+    starters = {"dnsmasq", "dropbear", "supervisor", "openssh-server"}
+    for name in ("debian", "ubuntu"):
+        assert not starters & {each.name for each in distribution.TABLE[name].values()}
+
+
+def test_package_of() -> None:
+    assert distribution.package_of("dnsmasq", "debian") == "dnsmasq-base"
+    assert distribution.package_of("kernel", "ubuntu") == "linux-image-virtual"
+    assert distribution.package_of("firmware", "suse") == "qemu-ovmf-x86_64"
+    assert distribution.package_of("qemu-system-x86_64", "fedora") == "qemu-system-x86-core"
+    with pytest.raises(ValueError, match="no package is known that brings vim"):
+        distribution.package_of("vim", "debian")
+    with pytest.raises(ValueError, match="arch is no family of distributions"):
+        distribution.package_of("socat", "arch")
+
+
+def test_missing_is_sorted_and_without_repetition() -> None:
+    needed = ("ssh", "ssh-keygen", "socat", "dnsmasq", "ip", "ss")
+    present = {"socat"}
+    found = distribution.missing(needed, present.__contains__, "debian")
+    assert found == ["dnsmasq-base", "iproute2", "openssh-client"]
+    assert distribution.missing(needed, lambda _: True, "no such family") == []

@@ -1,0 +1,463 @@
+"""The planner: each difference has the effect that its key says, and nothing else happens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import _qemulab_plan as planner
+import _qemulab_spec as spec
+import pytest
+from _qemulab_keys import Disk
+from _qemulab_keys import Forward
+from _qemulab_keys import Network
+from _qemulab_keys import Nic
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_plan import CREATE
+from _qemulab_plan import DESTROY
+from _qemulab_plan import EFFECTS
+from _qemulab_plan import LIVE
+from _qemulab_plan import RECREATE
+from _qemulab_plan import RESTART
+from _qemulab_plan import STOP
+from _qemulab_plan import Change
+from _qemulab_plan import NetworkFacts
+from _qemulab_plan import Plan
+from _qemulab_plan import VmFacts
+
+GIB = 2**30
+BASE = {
+    "networks": {"vmlan": {}, "lan2": {"address": "10.0.4.1/24"}},
+    "vms": {
+        "a": {
+            "display": "vnc",
+            "disks": [{"backing": "/old.qcow2"}],
+            "nics": [
+                {"network": "vmlan"},
+                {"network": "user", "forwards": [{"host_port": 10022}]},
+            ],
+        }
+    },
+}
+LAB = spec.from_pillar(BASE).lab
+VM = LAB.vms["a"]
+NET = LAB.networks["vmlan"]
+RUNNING = VmFacts(VM, VM, {"hda": 50 * GIB}, True, "running")
+STOPPED = VmFacts(VM, None, {"hda": 50 * GIB}, True)
+NEW = VmFacts()
+UP = NetworkFacts(NET, "up", True, True, True, ("a",))
+IDLE = replace(UP, machines=())
+
+# Another value for each key. A key that is new has to be given one here, and an effect that is
+# true of it in its declaration.
+OTHER_VM: dict[str, Any] = {
+    "memory": 1024,
+    "cpus": 1,
+    "cpu": "max",
+    "machine": "q35",
+    "accel": "tcg",
+    "firmware": "bios",
+    "boot": "guest",
+    "cdrom": "/a.iso",
+    "display": "none",
+    "vnc_port": 5901,
+    "on_change": "restart",
+    "autostart": True,
+    "stop_grace": 1,
+    "disks:name": "root",
+    "disks:size": "51G",
+    "disks:bus": "virtio",
+    "disks:backing": "/new.qcow2",
+    "nics:network": "lan2",
+    "nics:mac": "52:54:00:00:00:99",
+    "nics:model": "e1000",
+    "nics:connected": False,
+    "nics:restrict": True,
+    "nics:forwards:host_port": 10023,
+    "nics:forwards:guest_port": 23,
+    "nics:forwards:host_address": "0.0.0.0",
+    "nics:forwards:protocol": "udp",
+}
+OTHER_NETWORK: dict[str, Any] = {
+    "address": "10.0.3.2/24",
+    "interface": "other",
+    "multicast": "230.0.0.2:1234",
+    "on_change": "restart",
+    "autostart": True,
+    "dhcp:range": "10.0.3.100-10.0.3.199",
+    "dhcp:router": "none",
+    "dhcp:lease_time": "2h",
+    "dns:upstream": "none",
+    "dns:names": {"www": "10.0.3.9"},
+}
+
+
+def walk(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every key of a dataclass that holds a value, with the effect it declares."""
+    for item in dataclasses.fields(cls):
+        inside = item.metadata["of"]
+        if inside is Reservation:
+            continue  # has a state and a plan of its own
+        if inside is not None:
+            yield from walk(inside, f"{prefix}{item.name}:")
+        else:
+            yield f"{prefix}{item.name}", item.metadata["effect"]
+
+
+def changed(thing: Any, path: list[str], value: Any) -> Any:
+    """Return a declaration with one value changed; in a list, in its last item."""
+    name, *deeper = path
+    if not deeper:
+        return replace(thing, **{name: value})
+    inside = getattr(thing, name)
+    if isinstance(inside, tuple):
+        return replace(thing, **{name: (*inside[:-1], changed(inside[-1], deeper, value))})
+    return replace(thing, **{name: changed(inside, deeper, value)})
+
+
+def one(plan: Plan) -> Change:
+    """Return the only change that a plan has, wherever it has it."""
+    (change,) = plan.changes + plan.pending + plan.refused
+    return change
+
+
+def effects(plan: Plan) -> dict[str, str]:
+    """Return the effect of each key that a plan changes, defers or refuses."""
+    return {c.key: c.effect for c in plan.changes + plan.pending + plan.refused}
+
+
+def shown(changes: tuple[Change, ...]) -> dict[str, tuple[Any, Any, str]]:
+    """Return changes in a form that is short to compare."""
+    return {change.key: (change.old, change.new, change.effect) for change in changes}
+
+
+# Each key by itself
+
+
+def test_every_key_has_another_value_to_test_it_with() -> None:
+    """And every key that is tested exists."""
+    assert {path for path, _ in walk(Vm)} == set(OTHER_VM)
+    assert {path for path, _ in walk(Network)} == set(OTHER_NETWORK)
+
+
+@pytest.mark.parametrize("path", OTHER_VM)
+def test_a_changed_key_of_a_running_machine_has_its_declared_effect(path: str) -> None:
+    """Every value but the changed one is as it was, so nothing else may show."""
+    effect = dict(walk(Vm))[path]
+    assert effect in (LIVE, RESTART, RECREATE)
+    plan = planner.plan_vm(RUNNING, changed(VM, path.split(":"), OTHER_VM[path]), "running")
+    if path == "disks:name":  # one disk goes and another comes
+        assert set(effects(plan).values()) == {effect}
+    else:
+        assert one(plan).effect == effect
+    assert bool(plan.changes) == (effect == LIVE)
+    assert bool(plan.pending) == (effect == RESTART)
+    assert bool(plan.refused) == (effect == RECREATE)
+
+
+@pytest.mark.parametrize("path", OTHER_NETWORK)
+def test_a_changed_key_of_a_network_in_use_has_its_declared_effect(path: str) -> None:
+    """Machines that must reopen it are named where there are any."""
+    effect = dict(walk(Network))[path]
+    assert effect in (LIVE, RESTART)
+    plan = planner.plan_network(UP, changed(NET, path.split(":"), OTHER_NETWORK[path]))
+    assert one(plan).effect == effect
+    assert plan.machines == (("a",) if effect == RESTART else ())
+    assert bool(plan.pending) == (effect == RESTART)
+
+
+@pytest.mark.parametrize("path", [path for path, effect in walk(Vm) if effect != RECREATE])
+def test_nothing_costs_a_restart_on_a_machine_that_is_off(path: str) -> None:
+    """What is off is started as it is declared."""
+    plan = planner.plan_vm(STOPPED, changed(VM, path.split(":"), OTHER_VM[path]), "present")
+    assert set(effects(plan).values()) <= {LIVE, CREATE}
+    assert plan.changes
+    assert not plan.pending and not plan.refused
+
+
+@pytest.mark.parametrize("path", OTHER_NETWORK)
+def test_nothing_costs_a_restart_on_a_network_without_machines(path: str) -> None:
+    """Nobody has to reopen it."""
+    plan = planner.plan_network(IDLE, changed(NET, path.split(":"), OTHER_NETWORK[path]))
+    assert one(plan).effect == LIVE
+    assert plan.machines == ()
+
+
+def test_every_effect_has_words() -> None:
+    """So that documentation and states can say what it means."""
+    assert set(EFFECTS) == {CREATE, LIVE, RESTART, RECREATE, STOP, DESTROY}
+
+
+# Machines
+
+
+def test_a_machine_as_declared_changes_nothing() -> None:
+    """The second apply is silent."""
+    assert planner.plan_vm(RUNNING, VM, "running") == Plan()
+    assert planner.plan_vm(RUNNING, VM, "present") == Plan()
+    assert planner.plan_vm(STOPPED, VM, "present") == Plan()
+
+
+def test_a_new_machine_is_created_value_by_value() -> None:
+    """Values that say nothing are no changes; what is generated is called so."""
+    plan = planner.plan_vm(NEW, VM, "running")
+    assert shown(plan.changes) == {
+        "memory": (None, 2048, CREATE),
+        "cpus": (None, 2, CREATE),
+        "machine": (None, "pc", CREATE),
+        "accel": (None, "auto", CREATE),
+        "firmware": (None, "uefi", CREATE),
+        "boot": (None, "disk", CREATE),
+        "disks": (None, ["hda"], CREATE),
+        "disks:hda:size": (None, "50G", CREATE),
+        "disks:hda:bus": (None, "ide", CREATE),
+        "disks:hda:backing": (None, "/old.qcow2", CREATE),
+        "nics:0:network": (None, "vmlan", CREATE),
+        "nics:0:mac": (None, VM.nics[0].mac, CREATE),
+        "nics:0:model": (None, "virtio-net-pci", CREATE),
+        "nics:0:connected": (None, True, CREATE),
+        "nics:0:restrict": (None, False, CREATE),
+        "nics:1:network": (None, "user", CREATE),
+        "nics:1:mac": (None, VM.nics[1].mac, CREATE),
+        "nics:1:model": (None, "virtio-net-pci", CREATE),
+        "nics:1:connected": (None, True, CREATE),
+        "nics:1:forwards": (None, ["127.0.0.1:10022 to 22/tcp"], CREATE),
+        "nics:1:restrict": (None, False, CREATE),
+        "display": (None, "vnc", CREATE),
+        "on_change": (None, "report", CREATE),
+        "autostart": (None, False, CREATE),
+        "stop_grace": (None, 30, CREATE),
+        "uefi_variables": (None, "generated", CREATE),
+        "running": (False, True, CREATE),
+    }
+    assert "running" not in planner.plan_vm(NEW, VM, "present").keys()
+
+
+def test_a_machine_that_is_off_is_started_where_it_should_run() -> None:
+    """Nothing is created by that."""
+    plan = planner.plan_vm(STOPPED, VM, "running")
+    assert shown(plan.changes) == {"running": (False, True, LIVE)}
+
+
+@pytest.mark.parametrize("status", ["paused", "io-error"])
+def test_a_machine_that_was_halted_goes_on_where_it_should_run(status: str) -> None:
+    """Its process is there; QEMU's own word is the old value."""
+    plan = planner.plan_vm(replace(RUNNING, status=status), VM, "running")
+    assert shown(plan.changes) == {"running": (status, True, LIVE)}
+    assert planner.plan_vm(replace(RUNNING, status=status), VM, "present") == Plan()
+
+
+def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
+    """Else it waits, and what needs none is done nevertheless."""
+    declared = replace(VM, memory=1024, cdrom="/a.iso")
+    plan = planner.plan_vm(RUNNING, declared, "running")
+    assert shown(plan.changes) == {"cdrom": (None, "/a.iso", LIVE)}
+    assert shown(plan.pending) == {"memory": (2048, 1024, RESTART)}
+    plan = planner.plan_vm(RUNNING, replace(declared, on_change="restart"), "running")
+    assert shown(plan.changes) == {
+        "cdrom": (None, "/a.iso", LIVE),
+        "on_change": ("report", "restart", LIVE),
+        "memory": (2048, 1024, RESTART),
+    }
+    assert not plan.pending
+    assert plan.has(RESTART)
+
+
+def test_a_pending_change_stays_pending_after_it_was_defined() -> None:
+    """What runs is what it was started with, whatever is stored."""
+    declared = replace(VM, memory=1024)
+    plan = planner.plan_vm(replace(RUNNING, defined=declared), declared, "running")
+    assert shown(plan.pending) == {"memory": (2048, 1024, RESTART)}
+    assert not plan.changes
+
+
+def test_a_nic_that_is_plugged_in_elsewhere_changes_nothing_live() -> None:
+    """Its forwards and its cable come with the restart."""
+    nics = (VM.nics[0], replace(VM.nics[1], network="vmlan", forwards=(), connected=False))
+    plan = planner.plan_vm(RUNNING, replace(VM, nics=nics), "running")
+    assert effects(plan) == dict.fromkeys(
+        ("nics:1:network", "nics:1:forwards", "nics:1:connected"), RESTART
+    )
+
+
+def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
+    """With all of its values."""
+    added = replace(VM, nics=(*VM.nics, Nic("user", "52:54:00:00:00:07", forwards=(Forward(7),))))
+    assert set(effects(planner.plan_vm(RUNNING, added, "running")).values()) == {RESTART}
+    fewer = planner.plan_vm(RUNNING, replace(VM, nics=VM.nics[:1]), "running")
+    assert set(effects(fewer).values()) == {RESTART}
+    assert one(Plan(tuple(c for c in fewer.pending if c.key == "nics:1:mac"))).new is None
+
+
+# Disks
+
+
+@pytest.mark.parametrize(
+    ("facts", "size", "expected"),
+    [
+        (RUNNING, "60G", ("50G", "60G", LIVE)),
+        (STOPPED, "60G", ("50G", "60G", LIVE)),
+        (RUNNING, "40G", ("50G", "40G", RECREATE)),
+        (STOPPED, "40G", ("50G", "40G", RECREATE)),
+        (replace(STOPPED, disks={}), "40G", (None, "40G", CREATE)),
+    ],
+)
+def test_a_disk_grows_but_never_shrinks(
+    facts: VmFacts, size: str, expected: tuple[Any, Any, str]
+) -> None:
+    """The image's own size counts, not what was declared before."""
+    declared = changed(VM, ["disks", "size"], size)
+    change = one(planner.plan_vm(facts, declared, "present"))
+    assert (change.key, (change.old, change.new, change.effect)) == ("disks:hda:size", expected)
+
+
+def test_a_size_that_was_declared_and_never_applied_is_still_wanted() -> None:
+    """The second apply does what the first could not."""
+    declared = changed(VM, ["disks", "size"], "60G")
+    plan = planner.plan_vm(replace(STOPPED, defined=declared), declared, "present")
+    assert shown(plan.changes) == {"disks:hda:size": ("50G", "60G", LIVE)}
+
+
+def test_another_backing_image_is_refused_until_the_disk_is_gone() -> None:
+    """The one that is there has data on it; one that was removed is made anew."""
+    declared = changed(VM, ["disks", "backing"], "/new.qcow2")
+    plan = planner.plan_vm(STOPPED, declared, "present")
+    assert shown(plan.refused) == {"disks:hda:backing": ("/old.qcow2", "/new.qcow2", RECREATE)}
+    plan = planner.plan_vm(replace(STOPPED, disks={}), declared, "present")
+    assert not plan.refused
+    assert effects(plan) == {"disks:hda:backing": CREATE, "disks:hda:size": CREATE}
+
+
+def test_a_new_disk_of_a_running_machine_waits_for_its_restart() -> None:
+    """Of a machine that is off, it is just made."""
+    declared = replace(VM, disks=(*VM.disks, Disk("data", "1G", "virtio")))
+    expected = {
+        "disks": (["hda"], ["hda", "data"], RESTART),
+        "disks:data:bus": (None, "virtio", RESTART),
+        "disks:data:size": (None, "1G", RESTART),
+    }
+    assert shown(planner.plan_vm(RUNNING, declared, "running").pending) == expected
+    plan = planner.plan_vm(STOPPED, declared, "present")
+    assert effects(plan) == {"disks": LIVE, "disks:data:bus": LIVE, "disks:data:size": CREATE}
+
+
+def test_a_disk_that_is_no_longer_declared_is_not_removed() -> None:
+    """It is unplugged with the next restart; no change destroys it."""
+    plan = planner.plan_vm(RUNNING, replace(VM, disks=()), "running")
+    assert set(effects(plan).values()) == {RESTART}
+    plan = planner.plan_vm(STOPPED, replace(VM, disks=()), "present")
+    assert set(effects(plan).values()) == {LIVE}
+
+
+def test_another_order_of_disks_needs_a_restart() -> None:
+    """The order is what is booted first."""
+    two = replace(VM, disks=(Disk("a", "1G", "ide"), Disk("b", "1G", "ide")))
+    facts = VmFacts(two, two, {"a": GIB, "b": GIB}, True, "running")
+    plan = planner.plan_vm(facts, replace(two, disks=two.disks[::-1]), "running")
+    assert shown(plan.pending) == {"disks": (["a", "b"], ["b", "a"], RESTART)}
+
+
+@pytest.mark.parametrize("path", OTHER_VM)
+def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
+    """After it, only what waits for a restart or is refused is left."""
+    declared = changed(VM, path.split(":"), OTHER_VM[path])
+    merged = planner.merge_live(VM, declared)
+    grown = {disk.name: 51 * GIB if path == "disks:size" else 50 * GIB for disk in declared.disks}
+    plan = planner.plan_vm(VmFacts(declared, merged, grown, True, "running"), declared, "running")
+    assert not plan.changes
+    effect = dict(walk(Vm))[path]
+    assert (effect == LIVE) == (plan == Plan())
+
+
+# Machines that stop or go
+
+
+def test_stopping_and_removing_say_what_they_cost() -> None:
+    """Disks go only with a purge."""
+    assert shown(planner.plan_vm_stopped(True).changes) == {"running": (True, False, STOP)}
+    assert planner.plan_vm_stopped(False) == Plan()
+    gone = {"running": (True, False, STOP), "definition": ("present", None, STOP)}
+    assert shown(planner.plan_vm_absent(RUNNING, False).changes) == gone
+    assert shown(planner.plan_vm_absent(RUNNING, True).changes) == {
+        **gone,
+        "disks:hda": ("50G", None, DESTROY),
+        "uefi_variables": ("generated", None, DESTROY),
+    }
+    assert planner.plan_vm_absent(NEW, True) == Plan()
+
+
+# Networks
+
+
+def test_a_network_as_declared_changes_nothing() -> None:
+    """Whether machines sit on it or not."""
+    assert planner.plan_network(UP, NET) == Plan()
+    assert planner.plan_network(IDLE, NET) == Plan()
+
+
+def test_a_new_network_is_created_with_its_link_and_processes() -> None:
+    """Its values, then what serves them."""
+    plan = planner.plan_network(NetworkFacts(), NET)
+    assert {change.effect for change in plan.changes} == {CREATE}
+    assert shown(plan.changes[-4:]) == {
+        "link": ("absent", "up", CREATE),
+        "route": ("absent", "loopback", CREATE),
+        "hub": ("stopped", "running", CREATE),
+        "dnsmasq": ("stopped", "running", CREATE),
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (replace(UP, link="no address"), {"link": ("no address", "up", LIVE)}),
+        (replace(UP, link="down"), {"link": ("down", "up", LIVE)}),
+        (replace(UP, route=False), {"route": ("absent", "loopback", LIVE)}),
+        (replace(UP, hub=False), {"hub": ("stopped", "running", LIVE)}),
+        (replace(UP, dnsmasq=False), {"dnsmasq": ("stopped", "running", LIVE)}),
+    ],
+)
+def test_what_has_failed_of_a_network_is_put_right(facts: NetworkFacts, expected: Any) -> None:
+    """Each part by itself, and no machine has to be restarted for it."""
+    plan = planner.plan_network(facts, NET)
+    assert shown(plan.changes) == expected
+    assert plan.machines == ()
+
+
+def test_an_address_takes_its_range_with_it() -> None:
+    """All waits together, or is done together where that was asked for."""
+    pillar = {"networks": {"vmlan": {"address": "10.0.9.1/24"}}}
+    moved = spec.from_pillar(pillar).lab.networks["vmlan"]
+    plan = planner.plan_network(UP, moved)
+    assert not plan.changes
+    assert shown(plan.pending) == {
+        "address": ("10.0.3.1/24", "10.0.9.1/24", RESTART),
+        "dhcp:range": ("10.0.3.100-10.0.3.200", "10.0.9.100-10.0.9.200", RESTART),
+        "dhcp:router": ("10.0.3.101", "10.0.9.101", RESTART),
+    }
+    plan = planner.plan_network(UP, replace(moved, on_change="restart"))
+    assert not plan.pending
+    assert plan.machines == ("a",)
+    assert plan.has(RESTART)
+
+
+def test_reservations_are_no_part_of_a_networks_plan() -> None:
+    """They are things of their own."""
+    reserved = replace(NET, reservations={"m": Reservation("52:54:00:00:00:01", "10.0.3.5")})
+    assert planner.plan_network(UP, reserved) == Plan()
+
+
+def test_a_network_that_goes_says_what_is_taken_down() -> None:
+    """And leaves an interface alone that is not its own."""
+    assert shown(planner.plan_network_absent(UP).changes) == {
+        "hub": ("running", "stopped", STOP),
+        "dnsmasq": ("running", "stopped", STOP),
+        "link": ("up", "absent", STOP),
+        "route": ("loopback", "absent", STOP),
+        "definition": ("present", None, STOP),
+    }
+    assert planner.plan_network_absent(NetworkFacts(link="other")) == Plan()
+    assert planner.plan_network_absent(NetworkFacts()) == Plan()

@@ -1,0 +1,139 @@
+"""The planner for reservations and for the lab as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import _qemulab_plan as planner
+import _qemulab_plan_lab as plan_lab
+import pytest
+from _qemulab_keys import Reservation
+from _qemulab_plan import CREATE
+from _qemulab_plan import DESTROY
+from _qemulab_plan import LIVE
+from _qemulab_plan import STOP
+from _qemulab_plan import Change
+from _qemulab_plan import Plan
+from _qemulab_plan_lab import LabFacts
+
+OLD = Reservation("52:54:00:00:00:01", "10.0.3.5")
+NEW = Reservation("52:54:00:00:00:01", "10.0.3.6")
+
+
+def shown(changes: tuple[Change, ...]) -> dict[str, tuple[Any, Any, str]]:
+    """Return changes in a form that is short to compare."""
+    return {change.key: (change.old, change.new, change.effect) for change in changes}
+
+
+# Reservations
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (OLD, OLD, {}),
+        (None, None, {}),
+        (
+            None,
+            OLD,
+            {
+                "mac": (None, "52:54:00:00:00:01", CREATE),
+                "address": (None, "10.0.3.5", CREATE),
+            },
+        ),
+        (OLD, NEW, {"address": ("10.0.3.5", "10.0.3.6", LIVE)}),
+        (
+            OLD,
+            None,
+            {"mac": ("52:54:00:00:00:01", None, LIVE), "address": ("10.0.3.5", None, LIVE)},
+        ),
+    ],
+)
+def test_a_reservation_changes_live(
+    old: Reservation | None, new: Reservation | None, expected: Any
+) -> None:
+    """It comes, moves and goes without a restart of anything."""
+    plan = planner.plan_reservation(old, new)
+    assert shown(plan.changes) == expected
+    assert not plan.notes
+
+
+def test_a_lease_that_contradicts_a_reservation_is_released_and_said() -> None:
+    """Even where the reservation itself is already as declared."""
+    plan = planner.plan_reservation(OLD, OLD, contradicted=True)
+    assert shown(plan.changes) == {"lease": ("contradicts", "released", LIVE)}
+    assert plan.notes == ("a running guest moves when it next renews its lease",)
+
+
+# The lab
+
+READY = LabFacts(user=True, ssh_key=True, known=True, authorized_keys=("k",))
+
+
+def test_a_new_lab_gets_its_user_and_keys() -> None:
+    """Generated values are called so, and a known lab changes nothing."""
+    assert shown(plan_lab.plan_lab(LabFacts(), "qemulab", ("k",)).changes) == {
+        "user": (None, "qemulab", CREATE),
+        "ssh_key": (None, "generated", CREATE),
+        "authorized_keys": (None, ["k"], CREATE),
+    }
+    assert plan_lab.plan_lab(READY, "qemulab", ("k",)) == Plan()
+
+
+def test_keys_that_may_log_in_change_in_a_known_lab() -> None:
+    """From none and to none as well."""
+    plan = plan_lab.plan_lab(READY, "qemulab", ())
+    assert shown(plan.changes) == {"authorized_keys": (["k"], None, LIVE)}
+    plan = plan_lab.plan_lab(READY, "qemulab", ("k", "l"))
+    assert shown(plan.changes) == {"authorized_keys": (["k"], ["k", "l"], LIVE)}
+
+
+@pytest.mark.parametrize(
+    ("others", "guest"), [((), {"guest": ("built", None, DESTROY)}), (("lab2",), {})]
+)
+def test_a_lab_that_goes_leaves_what_others_share(others: tuple[str, ...], guest: Any) -> None:
+    """Keys and logs go with a purge, the built-in guest only with the last lab."""
+    facts = LabFacts(known=True, ssh_key=True, logs=True, guest=True, others=others)
+    kept = {"definition": ("present", None, STOP)}
+    assert shown(plan_lab.plan_lab_absent(facts, False).changes) == kept
+    assert shown(plan_lab.plan_lab_absent(facts, True).changes) == {
+        **kept,
+        "ssh_key": ("generated", None, DESTROY),
+        "logs": ("present", None, DESTROY),
+        **guest,
+    }
+    assert plan_lab.plan_lab_absent(LabFacts(), True) == Plan()
+
+
+def test_the_guest_is_built_once() -> None:
+    """And is then there."""
+    assert shown(plan_lab.plan_guest(False).changes) == {"guest": (None, "built", CREATE)}
+    assert plan_lab.plan_guest(True) == Plan()
+
+
+# What is no longer declared
+
+LEFT = LabFacts(networks=("n", "old"), vms={"a": True, "b": True, "c": False})
+NOTES = ("machines no longer declared: b, c", "networks no longer declared: old")
+
+
+def test_what_is_no_longer_declared_is_reported() -> None:
+    """And left as it is."""
+    plan = plan_lab.plan_prune(LEFT, ["a"], ["n"], "report")
+    assert plan == Plan(notes=NOTES)
+
+
+def test_what_is_no_longer_declared_is_stopped_where_asked_for() -> None:
+    """Machines that run are powered off; nothing is destroyed."""
+    plan = plan_lab.plan_prune(LEFT, ["a"], ["n"], "stop")
+    assert shown(plan.changes) == {
+        "vms:b": ("running", "stopped", STOP),
+        "networks:old": ("present", None, STOP),
+    }
+    assert plan.notes == NOTES
+
+
+def test_nothing_is_pruned_where_all_is_declared() -> None:
+    """In either mode."""
+    for mode in ("report", "stop"):
+        assert plan_lab.plan_prune(LEFT, ["a", "b", "c"], ["n", "old"], mode) == Plan()
