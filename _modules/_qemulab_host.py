@@ -1,5 +1,5 @@
 """
-The seam: the only file that runs commands, writes files and sends signals.
+The seam: the only file that runs commands and writes files.
 
 Everything above asks this file; tests of everything above replace it or run it in a namespace of
 their own. Nothing here knows what a machine or a network is.
@@ -16,7 +16,6 @@ import os
 import pwd
 import shlex
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -377,7 +376,10 @@ def lock(path: Path, timeout: float = 60) -> Iterator[None]:
     descriptor closes on exec: a child never keeps the lock for its own life.
     """
     make_directory(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as err:
+        raise HostError(f"{path}: {err.strerror}") from err
     try:
 
         def taken() -> bool:
@@ -407,36 +409,6 @@ def process_exists(pid: int) -> bool:
     except OSError:
         return False
     return fields.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def send_signal(pid: int, number: signal.Signals, still_ours: Callable[[], bool]) -> bool:
-    """
-    Signal a process without ever hitting another that got its number.
-
-    pid
-        The process.
-
-    number
-        The signal.
-
-    still_ours
-        Asked after the process has been pinned by a pidfd; only where it says yes is it signalled.
-
-    Returns whether the signal was sent.
-    """
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if not still_ours():
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 # Network

@@ -210,9 +210,10 @@ class Lab:
         doc="networks by name")
     vms: dict[str, Vm] = key(mapping_of(kinds.NAME, nested(Vm)), {},
         of=Vm, default_text="none", doc="machines by name")
-    authorized_keys: tuple[str, ...] = key(list_of(kinds.SSH_KEY), (), effect="restart",
+    authorized_keys: tuple[str, ...] = key(list_of(kinds.SSH_KEY), (), effect="live",
         default_text="the public keys of the user behind sudo",
-        doc="who may log in as root to the built-in guest, beside the lab's own key")
+        doc="who may log in as root to the built-in guest, beside the lab's own key; a guest that "
+        "runs takes them at its next start")
     prune: str = key(choice("report", "stop"), "report", effect="live",
         doc="what is done about what the lab made and the pillar no longer declares")
     # fmt: on

@@ -37,7 +37,7 @@ def check_vms(lab: Lab, networks: Mapping[str, Network], notes: Notes) -> None:
         ],
         notes,
     )
-    check_unique(port_claims(lab), notes)
+    check_ports(lab, notes)
 
 
 def check_unique(claims: list[tuple[str, str]], notes: Notes) -> None:
@@ -50,18 +50,31 @@ def check_unique(claims: list[tuple[str, str]], notes: Notes) -> None:
             seen[value] = path
 
 
-def port_claims(lab: Lab) -> list[tuple[str, str]]:
-    """Return every port of the host that the lab would listen on, with its path in the pillar."""
+def check_ports(lab: Lab, notes: Notes) -> None:
+    """Note ports of the host that two places claim; 0.0.0.0 claims one at every address."""
+    seen: list[tuple[str, str, str]] = []
+    for path, address, port in port_claims(lab):
+        for other_path, other_address, other_port in seen:
+            everywhere = "0.0.0.0" in (address, other_address)
+            if port == other_port and (address == other_address or everywhere):
+                notes.fault(path, f"{address}:{port} is already taken by {other_path}")
+                break
+        else:
+            seen.append((path, address, port))
+
+
+def port_claims(lab: Lab) -> list[tuple[str, str, str]]:
+    """Return every port that the lab would listen on: path in the pillar, address, port."""
     claims = []
     for name, vm in lab.vms.items():
         for index, nic in enumerate(vm.nics):
             for number, forward in enumerate(nic.forwards or ()):
                 if forward is not None:
-                    where = f"{forward.host_address}:{forward.host_port}/{forward.protocol}"
                     path = f"lab:vms:{name}:nics:{index}:forwards:{number}:host_port"
-                    claims.append((path, where))
+                    port = f"{forward.host_port}/{forward.protocol}"
+                    claims.append((path, forward.host_address, port))
         if vm.vnc_port:
-            claims.append((f"lab:vms:{name}:vnc_port", f"127.0.0.1:{vm.vnc_port}/tcp"))
+            claims.append((f"lab:vms:{name}:vnc_port", "127.0.0.1", f"{vm.vnc_port}/tcp"))
     return claims
 
 

@@ -84,8 +84,8 @@ def complete(lab: Lab) -> Lab:
     """Return the lab with the defaults that are worked out from names and positions."""
     networks = dict(lab.networks)
     vms = {name: vm for name, vm in lab.vms.items() if vm is not None}
-    on_default = any(not nic.network for vm in vms.values() for nic in nics_of(vm))
-    if on_default and not networks:
+    named = {nic.network for vm in vms.values() for nic in nics_of(vm)}
+    if not networks and named & {"", DEFAULT_NETWORK}:
         networks[DEFAULT_NETWORK] = Network()
     networks = {
         name: complete_network(network, name, lab.name)

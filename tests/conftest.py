@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and keep hypothesis' examples out of the checkout."""
     for marker, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {meaning}")
-    if config.cache is not None:
+    if getattr(config, "cache", None) is not None:
         hypothesis.configuration.set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
 
 

@@ -376,9 +376,11 @@ def systemd_is_up(host: Host) -> bool:
 def init_process(supervisor: str, shared: Path, with_uplink: bool) -> Iterator[int]:
     """Run a host's PID 1 and give its number in our own PID namespace."""
     resolver = GATEWAY if with_uplink else "192.0.2.53"
-    with tempfile.TemporaryDirectory() as base, control_group() as group, open(
-        Path(base) / "errors", "w+", encoding="utf-8"
-    ) as errors:
+    with (
+        tempfile.TemporaryDirectory() as base,
+        control_group() as group,
+        open(Path(base) / "errors", "w+", encoding="utf-8") as errors,
+    ):
         boot = [BOOT, "boot", base, supervisor, os.fspath(REPO), os.fspath(shared), resolver]
         outer = subprocess.Popen(
             # --pdeathsig: where the tests are killed, unshare is, and --kill-child ends the host.

@@ -13,6 +13,7 @@ from _qemulab_dnsmasq import Files
 from _qemulab_dnsmasq import Lease
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
+from _qemulab_kinds import SpecError
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -228,7 +229,7 @@ def test_no_text_from_the_pillar_adds_a_line_or_a_field(declaration: dict[str, A
     """What is refused never gets here; what is taken is one value in its place."""
     try:
         made = spec.network_from("vmlan", declaration, "lab")
-    except spec.SpecError:
+    except SpecError:
         return
     text = dnsmasq.configuration(made, FILES)
     upstream = {line.partition("=")[0] for line in dnsmasq.upstream(made)}

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -400,32 +399,6 @@ def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
             assert host.process_exists(process.pid)
         finally:
             process.kill()
-
-
-def test_only_a_process_that_is_still_ours_is_signalled() -> None:
-    """It is asked with the process pinned, so its number cannot change hands meanwhile."""
-    with running(SLEEP) as process:
-        assert host.send_signal(process.pid, signal.SIGTERM, lambda: False) is False
-        assert host.process_exists(process.pid)
-        assert host.send_signal(process.pid, signal.SIGTERM, lambda: True) is True
-        assert process.wait(5) == -signal.SIGTERM
-    asked: list[int] = []
-    for pid in (process.pid, 0, -1):
-        sent = host.send_signal(pid, signal.SIGTERM, lambda: bool(asked.append(1)) or True)
-        assert sent is False
-    assert not asked
-
-
-def test_a_process_that_ends_while_it_is_asked_about_is_not_signalled() -> None:
-    """Its number may be somebody else's by then."""
-    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE) as process:
-
-        def ends() -> bool:
-            process.kill()
-            process.wait()
-            return True
-
-        assert host.send_signal(process.pid, signal.SIGTERM, ends) is False
 
 
 # Network

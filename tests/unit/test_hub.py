@@ -9,6 +9,7 @@ from typing import Any
 import _qemulab_hub as hub
 import _qemulab_spec as spec
 import pytest
+from _qemulab_kinds import SpecError
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -137,7 +138,7 @@ def test_no_text_from_the_pillar_adds_an_option_or_a_word(keys: dict[str, str]) 
     """What is refused never gets here; what is taken is one value in its place."""
     try:
         network = spec.network_from("vmlan", keys, "lab")
-    except spec.SpecError:
+    except SpecError:
         return
     expected = hub.hub_argv(NET, "/dev/net/tun")
     found = hub.hub_argv(network, "/dev/net/tun")

@@ -13,6 +13,7 @@ import _qemulab_keys as keys
 import _qemulab_machine as machine
 import _qemulab_spec as spec
 import pytest
+from _qemulab_kinds import SpecError
 from _qemulab_machine import Surroundings
 from hypothesis import given
 from hypothesis import settings
@@ -343,7 +344,7 @@ def test_no_text_from_the_pillar_adds_a_word_or_an_option(name: str, text: str) 
     """What is refused never gets here; what is taken is one value in its place."""
     try:
         vm = declared(**{name: text})
-    except spec.SpecError:
+    except SpecError:
         return
     command = machine.argv("master", vm, AROUND)
     assert len(command) == len(argv(**({"cdrom": "/a.iso"} if name == "cdrom" else {})))

@@ -1,0 +1,109 @@
+"""
+Reservations that change while real guests hold leases: no restart, no lease lost, nothing stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+import pytest
+from labs import Lab
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "dhcp_release", "dig", "ssh"),
+]
+
+MACS = {"master": "00:00:00:11:11:11", "worker1": "00:00:00:22:22:22"}
+
+
+def pillar(**reservations: str) -> dict[str, Any]:
+    """Return two guests that boot fast, and reservations by name: address, for the guests' MACs."""
+    macs = {**MACS, "spare": "00:00:00:44:44:44"}
+    return {
+        "networks": {
+            "vmlan": {
+                "reservations": {
+                    name: {"mac": macs[name], "address": address}
+                    for name, address in reservations.items()
+                }
+            }
+        },
+        "vms": {
+            name: {
+                "memory": 192,
+                "cpus": 1,
+                "firmware": "bios",
+                "disks": [],
+                "nics": [{"network": "vmlan", "mac": mac}, {"network": "user"}],
+            }
+            for name, mac in MACS.items()
+        },
+    }
+
+
+def leased(lab: Lab) -> dict[str, str]:
+    """Return what is leased, by MAC address."""
+    return {lease["mac"]: lease["address"] for lease in lab.call("lease_list")}
+
+
+def resolved(lab: Lab, name: str) -> str:
+    """Return the address that the lab's DNS server has for a name; empty for none."""
+    words = ["dig", "+short", "+time=2", "+tries=2", "@10.0.3.1", "-q", name]
+    return lab.host.run(words, check=False).stdout.strip()
+
+
+def agreed(lab: Lab, declared: dict[str, Any]) -> dict[str, Any]:
+    """Apply, after a dry run that must have said the same, and return the changes."""
+    said = lab.changes(lab.apply(declared=declared, test=True))
+    done = lab.changes(lab.apply(declared=declared))
+    assert said == done
+    return done
+
+
+def test_reservations_change_under_running_guests(host: harness.Host) -> None:
+    """Added, moved and removed; the DHCP server is one and the same process all along."""
+    lab = Lab(host)
+    lab.apply(declared=pillar(master="10.0.3.101", worker1="10.0.3.102"))
+    lab.wait_for_login("master", "worker1")
+    assert leased(lab) == {MACS["master"]: "10.0.3.101", MACS["worker1"]: "10.0.3.102"}
+    before = lab.pids()
+
+    # Added: its name resolves at once, nobody else notices.
+    done = agreed(lab, pillar(master="10.0.3.101", worker1="10.0.3.102", spare="10.0.3.104"))
+    assert list(done) == ["reservation_present spare"]
+    harness.wait_for(lambda: resolved(lab, "spare") == "10.0.3.104", 5, "the new name")
+    assert leased(lab) == {MACS["master"]: "10.0.3.101", MACS["worker1"]: "10.0.3.102"}
+
+    # Moved: the lease that contradicts it goes; the guest moves when it next renews.
+    moved = pillar(master="10.0.3.101", worker1="10.0.3.112", spare="10.0.3.104")
+    state = lab.apply(declared=moved, test=True)["reservation_present worker1"]
+    assert state["changes"] == {
+        "address": {"old": "10.0.3.102", "new": "10.0.3.112", "effect": "live"},
+        "lease": {"old": "contradicts", "new": "released", "effect": "live"},
+    }
+    assert "a running guest moves when it next renews its lease" in state["warnings"]
+    assert list(agreed(lab, moved)) == ["reservation_present worker1"]
+    assert leased(lab) == {MACS["master"]: "10.0.3.101"}
+    harness.wait_for(lambda: resolved(lab, "worker1") == "10.0.3.112", 5, "the moved name")
+    lab.ssh("worker1", "killall -USR1 udhcpc")
+    harness.wait_for(
+        lambda: leased(lab).get(MACS["worker1"]) == "10.0.3.112", 30, "the guest's new lease"
+    )
+    harness.wait_for(
+        lambda: "10.0.3.112/24" in lab.ssh("worker1", "ip address show eth0", check=False),
+        10,
+        "the guest's new address",
+    )
+
+    # Removed: neither its lease nor its name stays behind.
+    removed = pillar(master="10.0.3.101", spare="10.0.3.104")
+    done = agreed(lab, removed)
+    assert done["reservation_absent worker1"]["address"]["new"] is None
+    assert leased(lab) == {MACS["master"]: "10.0.3.101"}
+    harness.wait_for(lambda: resolved(lab, "worker1") == "", 5, "the name's end")
+
+    assert lab.changes(lab.apply(declared=removed)) == {}
+    assert lab.pids() == before
+    assert resolved(lab, "master") == "10.0.3.101"

@@ -1,0 +1,177 @@
+"""
+What a user meets beside the recipe's own lab: empty pillars, odd places, many devices, a screen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import harness
+import pytest
+from labs import Lab
+from labs import tiny
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter"),
+]
+
+
+@pytest.mark.parametrize("empty", [{}, {"name": "other"}, {"networks": None, "vms": {}}])
+def test_empty_pillar_is_a_no_op_that_says_so(
+    namespace_host: harness.Host, empty: dict[str, object]
+) -> None:
+    """No package, no user, no file."""
+    lab = Lab(namespace_host)
+    for test in (True, False):
+        states = lab.apply(declared=empty, test=test)
+        assert list(states) == ["declared lab-declared"]
+        assert "declares no network and no machine" in states["declared lab-declared"]["comment"]
+    assert not any("lab" in Path(path).parts[4:5] for path in lab.leftovers().get("files", set()))
+    assert namespace_host.run(["id", "qemulab"], check=False).returncode != 0
+
+
+def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None:
+    """With paths; in one line each; by every function that takes a pillar; without a traceback."""
+    lab = Lab(namespace_host)
+    pillar = lab.pillar(
+        {
+            "networks": {"vmlan": {"address": "10.0.3.1", "interface": "a,b"}},
+            "vms": {"x y": {}, "a": {"memory": "2G", "nics": [{"mac": "01:00:00:00:00:01"}]}},
+        }
+    )
+    done = namespace_host.run(
+        [harness.REPO / "salt-call", "state.apply", "lab"],
+        check=False,
+        env={"QEMULAB_PILLAR": str(pillar)},
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    wanted = [
+        "lab:networks:vmlan:address:",
+        "lab:networks:vmlan:interface:",
+        "lab:vms:x y:",
+        "lab:vms:a:memory:",
+        "lab:vms:a:nics:0:mac:",
+    ]
+    faults = lab.host.salt_call("qemulab.validate", pillar=pillar)["faults"]
+    assert len(faults) == len(wanted)
+    for path in wanted:
+        assert path in done.stdout
+        assert any(fault.startswith(path) for fault in faults)
+
+
+def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
+    """Up, and away again."""
+    Lab(host)
+    copy = "/srv/a checkout, of: mine"
+    host.run(["mkdir", "-p", copy])
+    host.run(["cp", "-a", f"{harness.REPO}/.", copy])
+    pillar = host.shared / "my pillar.sls"
+    pillar.write_text(json.dumps({"lab": {"networks": {"n": {}}, "vms": {"a": tiny(nics=[])}}}))
+    env = {"QEMULAB_PILLAR": str(pillar)}
+    for sls in ("lab", "lab", "lab.purge"):
+        host.run([f"{copy}/salt-call", "state.apply", sls], env=env)
+    written = {path for path in host.leftovers()["files"] if path.startswith("/srv")}
+    assert not any("pyc" in path and "/.venv/" not in path for path in written)
+    status = host.run(["git", "-C", copy, "-c", f"safe.directory={copy}", "status", "--porcelain"])
+    assert ".venv" not in status.stdout
+
+
+def test_many_disks_and_cards(namespace_host: harness.Host) -> None:
+    """As many as are declared; IDE while it has room, then SCSI."""
+    lab = Lab(namespace_host)
+    declared = {
+        "networks": {"one": {}, "two": {"address": "10.0.4.1/24"}},
+        "vms": {
+            "a": tiny(
+                disks=[{"size": "1M"} for _ in range(7)] + [{"size": "1M", "bus": "virtio"}],
+                nics=[{"network": n} for n in ("one", "two", "user", "one", "two", "user")],
+            ),
+            "b": tiny(machine="q35", disks=[{"size": "1M"}] * 2, nics=[{"network": "two"}]),
+        },
+    }
+    states = lab.apply(declared=declared)
+    assert all(state["result"] is True for state in states.values())
+    assert lab.call("vm_list") == {"a": "running", "b": "running"}
+    assert lab.changes(lab.apply(declared=declared)) == {}
+    assert {"one", "two"} <= namespace_host.interfaces()
+
+
+def test_screen(namespace_host: harness.Host) -> None:
+    """VNC on a UNIX socket, or on loopback at a port; a real client's handshake."""
+    lab = Lab(namespace_host)
+    declared = {
+        "vms": {
+            "a": tiny(display="vnc", nics=[]),
+            "b": tiny(display="vnc", vnc_port=5907, nics=[]),
+        }
+    }
+    lab.apply(declared=declared)
+    path = lab.call("vm_info", "a")["vnc"]
+    assert lab.call("vm_info", "b")["vnc"] == "127.0.0.1:5907"
+    for address in (f"UNIX-CONNECT:{path}", "TCP:127.0.0.1:5907"):
+        said = namespace_host.run(["sh", "-c", f"sleep 1 | socat -t1 - {address} | head -c 12"])
+        assert said.stdout.startswith("RFB 003.")
+    assert "tcp 127.0.0.1:5907" in namespace_host.sockets()
+
+
+def test_port_that_is_taken_is_named_with_its_owner(namespace_host: harness.Host) -> None:
+    """Before the start, in words; the other machine runs."""
+    lab = Lab(namespace_host)
+    taken = namespace_host.spawn(["socat", "TCP-LISTEN:10022,bind=127.0.0.1,reuseaddr,fork", "-"])
+    harness.wait_for(
+        lambda: "tcp 127.0.0.1:10022" in namespace_host.sockets(), 5, "the port's owner"
+    )
+    declared = {
+        "vms": {
+            "a": tiny(nics=[{"network": "user", "forwards": [{"host_port": 10022}]}]),
+            "b": tiny(nics=[]),
+        }
+    }
+    states = lab.apply(declared=declared, check=False)
+    comment = states["vm_running a"]["comment"]
+    assert states["vm_running a"]["result"] is False
+    assert "port 10022/tcp on 127.0.0.1 is already taken by socat" in comment
+    assert states["vm_running b"]["result"] is True
+    taken.kill()
+
+
+def test_missing_program_is_told_with_its_package(namespace_host: harness.Host) -> None:
+    """By this distribution's name."""
+    lab = Lab(namespace_host)
+    namespace_host.run(["rm", "/usr/sbin/dnsmasq"])
+    assert lab.call("missing_packages", declared={"vms": {"a": {}}}) == ["dnsmasq-base"]
+    done = namespace_host.run(
+        [harness.REPO / "salt-call", "qemulab.network_ensure", "vmlan"], check=False
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_functions_answer_without_a_lab(namespace_host: harness.Host) -> None:
+    """Plain data, and None for what is not there."""
+    lab = Lab(namespace_host)
+    assert lab.call("vm_list") == {}
+    assert lab.call("network_list") == []
+    assert lab.call("lease_list") == []
+    assert lab.call("vm_info", "nobody") is None
+    assert lab.call("network_info", "nowhere") is None
+    found = lab.call("version")
+    assert found["accelerator"]["name"] in ("kvm", "tcg") and found["accelerator"]["reason"]
+    assert found["firmware"] and found["qemu"] and found["socat"] and found["dnsmasq"]
+    argv = lab.call("vm_argv", "master")["argv"]
+    assert argv[0].endswith("qemu-system-x86_64")
+
+
+def test_console_socket_gives_a_shell(namespace_host: harness.Host) -> None:
+    """The serial console is a file to read and a socket to type into."""
+    lab = Lab(namespace_host)
+    guest = tiny(boot="guest", memory=192, nics=[])
+    lab.apply(declared={"vms": {"a": guest}})
+    harness.wait_for(
+        lambda: "qemulab: booted" in lab.call("vm_console", "a"), 90, "the guest's report"
+    )
+    path = lab.call("vm_info", "a")["console"]["socket"]
+    script = f"(sleep 1; echo; sleep 2; echo 'echo $((6*7))'; sleep 2) | socat -t1 - UNIX:{path}"
+    assert "42" in namespace_host.run(["sh", "-c", script]).stdout
