@@ -14,7 +14,6 @@ import grp
 import json
 import os
 import pwd
-import shlex
 import shutil
 import socket
 import stat
@@ -281,11 +280,6 @@ def mode(path: Path | str) -> int:
         return 0
 
 
-def quote(argv: list[str]) -> str:
-    """Return a command line for a shell script, the program by its path where it is installed."""
-    return shlex.join([find_binary(argv[0]) or argv[0], *argv[1:]])
-
-
 def list_directory(path: Path, hidden: bool = False) -> list[str]:
     """Return the sorted names in a directory; none where there is no such directory."""
     try:
@@ -420,6 +414,8 @@ def links(interface: str | None = None) -> list[dict[str, Any]]:
 
     By netlink, never from /sys: that shows another network namespace's where it was mounted in one.
     """
+    if find_binary("ip") is None:
+        return []  # a dry run on a host that lacks it: apply installs it first
     only = ["dev", interface] if interface else []
     shown = run(["ip", "-j", "-d", "address", "show", *only], check=False)
     if shown.status != 0:
@@ -429,6 +425,8 @@ def links(interface: str | None = None) -> list[dict[str, Any]]:
 
 def routes(destination: str | None = None) -> list[dict[str, Any]]:
     """Return the host's IPv4 routes of the main table, all or those to one destination."""
+    if find_binary("ip") is None:
+        return []
     only = [destination] if destination else []
     shown = run(["ip", "-j", "-4", "route", "show", *only], check=False)
     return json.loads(shown.stdout or "[]") if shown.status == 0 else []

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import shlex
 import signal
 from collections.abc import Callable
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_hub as hub
+import _qemulab_probe as probe
 from _qemulab_dnsmasq import Files
 from _qemulab_host import HostError
 from _qemulab_keys import Network
@@ -121,15 +123,15 @@ def write_files(site: Site, name: str, network: Network) -> None:
     files = Files(site.layout.network(name))
     device = tun_device(site.lab, name)
     link = hub.link_script(network, hub.tap_mac(site.lab, name), host.USER, device)
-    launch = "exec {}"
     host.make_directory(files.leases.parent, mode=0o700, owner=host.USER)
     host.write(files.directory / "link", link, mode=0o755)
-    command = host.quote(hub.hub_argv(network, device))
-    text = hub.script(f"The hub of {name}.", [launch.format(command)])
-    host.write(files.directory / "hub", text, mode=0o755)
-    command = host.quote(["dnsmasq", f"--conf-file={files.configuration}"])
-    text = hub.script(f"DHCP and DNS of {name}.", [launch.format(command)])
-    host.write(files.directory / "dnsmasq", text, mode=0o755)
+    for file, argv in (
+        ("hub", hub.hub_argv(network, device)),
+        ("dnsmasq", ["dnsmasq", f"--conf-file={files.configuration}"]),
+    ):
+        command = shlex.join([probe.binary(argv[0]), *argv[1:]])
+        text = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
+        host.write(files.directory / file, text, mode=0o755)
     host.write(files.configuration, dnsmasq.configuration(network, files))
     host.write(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network))
     write_names(site, name, network)

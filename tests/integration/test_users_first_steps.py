@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import harness
+import labs
 import pytest
 from labs import Lab
 from labs import tiny
@@ -143,10 +144,30 @@ def test_missing_program_is_told_with_its_package(namespace_host: harness.Host) 
     lab = Lab(namespace_host)
     namespace_host.run(["rm", "/usr/sbin/dnsmasq"])
     assert lab.call("missing_packages", declared={"vms": {"a": {}}}) == ["dnsmasq-base"]
+    namespace_host.salt_call("qemulab.lab_ensure")
     done = namespace_host.run(
         [harness.REPO / "salt-call", "qemulab.network_ensure", "vmlan"], check=False
     )
+    assert done.returncode != 0
+    assert "dnsmasq is not installed\napt-get install dnsmasq-base" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_dry_run_needs_nothing_installed(namespace_host: harness.Host) -> None:
+    """Neither QEMU nor socat nor dnsmasq nor iproute2 nor the user."""
+    lab = Lab(namespace_host)
+    programs = ["qemu-system-x86_64", "qemu-img", "socat", "dnsmasq", "dhcp_release", "ip"]
+    for program in programs:
+        namespace_host.run(["sh", "-c", f"rm -f /usr/bin/{program} /usr/sbin/{program}"])
+    namespace_host.run(["sh", "-c", "rm -f /bin/ip /sbin/ip; rm -rf /usr/share/OVMF"])
+    pillar = harness.REPO / "pillar.example"
+    words = ["state.sls_id", "lab-vm-master", "lab.vms", "test=True"]
+    said = namespace_host.salt_call(*words, pillar=pillar, check=False)
+    state = labs.flat(said)["vm_running master"]
+    assert state["result"] is None
+    assert state["changes"]["memory"] == {"old": None, "new": 2048, "effect": "create"}
+    needed = lab.call("missing_packages")
+    assert {"qemu-system-x86", "qemu-utils", "ovmf", "socat", "dnsmasq-base"} <= set(needed)
 
 
 def test_functions_answer_without_a_lab(namespace_host: harness.Host) -> None:
