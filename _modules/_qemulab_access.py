@@ -103,7 +103,9 @@ def ssh_command(site: Site, vm: Vm) -> str:
         return ""
     options = " ".join(f"-o {name}={value}" for name, value in OPTIONS.items())
     address, port = found
-    return f"ssh -i {site.layout.ssh_key} -p {port} {options} root@{address}"
+    # The key is root's: whoever came by sudo needs it again.
+    sudo = "sudo " if os.environ.get("SUDO_USER", "root") != "root" else ""
+    return f"{sudo}ssh -i {site.layout.ssh_key} -p {port} {options} root@{address}"
 
 
 def ssh_config(site: Site, vms: Mapping[str, Vm]) -> str:

@@ -4,8 +4,12 @@ A machine's images: its disks and its UEFI variables, made once and never replac
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_host as host
@@ -61,48 +65,55 @@ def publish(temporary: Path, path: Path) -> None:
         raise HostError(f"{path} has just been made by somebody else") from err
     except OSError as err:
         raise HostError(f"{path} could not be made: {err.strerror}") from err
-    finally:
-        host.remove(temporary)
     host.sync_directory(path.parent)
 
 
 def make_disk(path: Path, disk: Disk) -> None:
     """Make a disk's image under a temporary name, then give it its own."""
-    temporary = path.with_name(f".{path.name}.new")
-    host.remove(temporary)
     command = ["qemu-img", "create", "-q", "-f", "qcow2"]
     if disk.backing:
         # The format is given, not probed: whoever wrote the image could otherwise choose it.
         command += ["-F", "qcow2", "-b", disk.backing]
-    try:
+    with unfinished(path) as temporary:
         host.run([*command, str(temporary), disk.size], hint=probe.install_hint("qemu-img"))
-    except HostError:
-        host.remove(temporary)
-        raise
-    publish(temporary, path)
+        publish(temporary, path)
 
 
-def make_variables(path: Path, machine_type: str) -> None:
-    """Make a machine's copy of the UEFI variables, as qcow2: raw ones refuse snapshots."""
+def make_variables(site: Site, path: Path, machine_type: str) -> None:
+    """
+    Make a machine's copy of the UEFI variables, as qcow2: raw ones refuse snapshots.
+
+    The firmware's own are converted once for a lab and copied for each machine.
+    """
     found = probe.firmware(machine_type)
-    temporary = path.with_name(f".{path.name}.new")
-    host.remove(temporary)
-    convert = ["qemu-img", "convert", "-f", found.vars_format, "-O", "qcow2"]
+    stamp = os.stat(found.vars)
+    version = hashlib.sha256(f"{found.vars} {stamp.st_mtime_ns} {stamp.st_size}".encode())
+    template = site.layout.uefi_templates / f"{version.hexdigest()[:16]}.qcow2"
+    if not template.exists():
+        host.make_directory(template.parent)
+        convert = ["qemu-img", "convert", "-f", found.vars_format, "-O", "qcow2"]
+        with unfinished(template) as temporary:
+            command = [*convert, found.vars, str(temporary)]
+            host.run(command, hint=probe.install_hint("qemu-img"))
+            os.rename(temporary, template)
+    with unfinished(path) as temporary:
+        shutil.copyfile(template, temporary)
+        publish(temporary, path)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give a name beside an image's own to make it under; nothing of it is left in the end."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        host.run([*convert, found.vars, str(temporary)], hint=probe.install_hint("qemu-img"))
-    except HostError:
         host.remove(temporary)
-        raise
-    publish(temporary, path)
+        yield temporary
+    finally:
+        host.remove(temporary)
 
 
-def make_images(site: Site, name: str, vm: Vm, running: bool) -> None:
-    """
-    Make the disks and variables that a machine lacks, and let those it has grow.
-
-    running
-        Whether the machine runs: then QEMU alone may change its disks.
-    """
+def make_images(site: Site, name: str, vm: Vm) -> None:
+    """Make the disks and variables that a machine lacks, and let those it has grow; it is off."""
     layout = site.layout
     host.make_directory(layout.disks(name), mode=0o700, owner=host.USER)
     for disk in vm.disks:
@@ -112,8 +123,8 @@ def make_images(site: Site, name: str, vm: Vm, running: bool) -> None:
             make_disk(path, disk)
             continue
         host.give(path)
-        if size < size_bytes(disk.size) and not running:
+        if size < size_bytes(disk.size):
             host.run(["qemu-img", "resize", "-q", "-f", "qcow2", str(path), disk.size])
     variables = layout.uefi_variables(name)
     if vm.firmware == "uefi" and not variables.exists():
-        make_variables(variables, vm.machine)
+        make_variables(site, variables, vm.machine)

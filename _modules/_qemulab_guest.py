@@ -8,10 +8,11 @@ reads the host and writes the image is ``_qemulab_image.py``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
-RECIPE = "1"
-"""Version of the image's contents: a built image of another recipe is built again."""
+FORMAT = "1"
+"""How the parts are put together: to be changed with the builder."""
 
 FW_CFG_KEYS = "opt/qemulab/authorized_keys"
 """Name of QEMU's ``-fw_cfg`` item with the public keys that may log in as root."""
@@ -456,3 +457,10 @@ export PS1='\u@\h:\w# '
 alias ll='ls -l'
 cd
 """
+
+RECIPE = hashlib.sha256(
+    "\0".join(
+        (FORMAT, _INIT, _UDHCPC, _INITTAB, _DOWN, _POWER_BUTTON, _PROFILE, *WANTED_MODULES)
+    ).encode()
+).hexdigest()[:12]
+"""What an image was built by: a built image of another recipe is built again."""

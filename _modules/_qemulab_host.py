@@ -130,6 +130,22 @@ def run(
     return result
 
 
+def launch(argv: list[str]) -> None:
+    """Start a program that puts itself into the background, without waiting until it has."""
+    try:
+        subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=dict(os.environ, PATH=search_path(), LC_ALL="C.UTF-8"),
+            start_new_session=True,
+        )
+    except OSError as err:
+        raise HostError(f"{' '.join(argv)}: {err.strerror}") from err
+
+
 def progress(text: str) -> None:
     """
     Tell a person who waits at a terminal what takes its time; silent anywhere else.
@@ -176,9 +192,28 @@ def read_json(path: Path | str) -> Any:
         raise HostError(f"{path} is damaged: {err}", hint="remove it and apply again") from err
 
 
-def write(path: Path | str, text: str | bytes, mode: int = 0o644, owner: str | None = None) -> bool:
+def write(
+    path: Path | str,
+    text: str | bytes,
+    mode: int = 0o644,
+    owner: str | None = None,
+    durable: bool = True,
+) -> bool:
     """
     Make a file hold a text, atomically and synced to disk.
+
+    path, text
+        The file, and what it is to hold.
+
+    mode
+        Permission bits. Default 0644.
+
+    owner
+        The user that it belongs to. Default: whoever runs this.
+
+    durable
+        Whether it must survive a crash of the host; what each start writes anew need not, and a
+        sync takes milliseconds. Default ``True``.
 
     Returns whether anything had to be written: an equal file is left alone. The text is written
     beside its target, synced and renamed into place, so that a reader (or the host after a crash)
@@ -200,13 +235,15 @@ def write(path: Path | str, text: str | bytes, mode: int = 0o644, owner: str | N
                 os.fchmod(descriptor, mode)
                 if owner is not None:
                     os.fchown(descriptor, *user_ids(owner))
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
             os.rename(temporary, target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        sync_directory(target.parent)
+        if durable:
+            sync_directory(target.parent)
     except OSError as err:
         raise HostError(f"{target} could not be written: {err.strerror}") from err
     return True
@@ -333,7 +370,9 @@ def make_user(name: str = USER) -> None:
 # Time and locks
 
 
-def wait_for(question: Callable[[], Any], timeout: float, interval: float = 0.005) -> Any:
+def wait_for(
+    question: Callable[[], Any], timeout: float, interval: float = 0.005, slowest: float = 0.05
+) -> Any:
     """
     Ask until the answer is true, and return the last answer.
 
@@ -344,7 +383,10 @@ def wait_for(question: Callable[[], Any], timeout: float, interval: float = 0.00
         Seconds until it gives up; the last, untrue answer is then returned.
 
     interval
-        Seconds between the first two questions, doubled up to 0.1 s. Default 0.005.
+        Seconds between the first two questions; doubled from one to the next. Default 0.005.
+
+    slowest
+        Seconds between two questions at the most. Default 0.05.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -352,7 +394,7 @@ def wait_for(question: Callable[[], Any], timeout: float, interval: float = 0.00
         if answer or time.monotonic() >= deadline:
             return answer
         time.sleep(interval)
-        interval = min(interval * 2, 0.1)
+        interval = min(interval * 2, slowest)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from _qemulab_schema import words_or
 
 DEFAULT_LAB = "lab"
 DEFAULT_NETWORK = "vmlan"
+SHARED_NAME = "guest"
+"""The directory beside the labs' own that holds the built-in guest."""
 USER_NETWORK = "user"
 """What a NIC names to sit on QEMU's user network instead of one of the lab's."""
 RECIPE_GROUP = "230.0.0.1:1234"

@@ -146,9 +146,11 @@ def powerdown_script(site: Site, name: str, vm: Vm) -> str:
 
 
 def write_scripts(site: Site, name: str, vm: Vm) -> None:
-    """Write what a supervisor runs for a machine."""
+    """Write what a supervisor runs for a machine; each start writes it anew."""
     directory = site.layout.vm(name)
-    host.write(directory / "prepare", prepare_script(site, name, vm), mode=0o755)
-    host.write(directory / "powerdown", powerdown_script(site, name, vm), mode=0o755)
-    text = machine.launch_script(name, argv(site, name, vm))
-    host.write(site.layout.launch(name), text, mode=0o755)
+    for path, text in (
+        (directory / "prepare", prepare_script(site, name, vm)),
+        (directory / "powerdown", powerdown_script(site, name, vm)),
+        (site.layout.launch(name), machine.launch_script(name, argv(site, name, vm))),
+    ):
+        host.write(path, text, mode=0o755, durable=False)

@@ -81,6 +81,11 @@ class Layout:
         return self.lab_state / "ssh" / "authorized_keys"
 
     @property
+    def uefi_templates(self) -> Path:
+        """The firmware's UEFI variables in the machines' format, to copy from."""
+        return self.lab_state / "uefi"
+
+    @property
     def units(self) -> Path:
         """What supervisord needs to know of each unit."""
         return self.lab_state / "units"

@@ -100,6 +100,7 @@ def identity(name: str, around: Surroundings) -> list[str]:
         "-mon", "chardev=qmp,mode=control",
         "-chardev", f"{serial},logfile={comma(str(around.console_log))},logappend=on",
         "-serial", "chardev:serial0",
+        "-fw_cfg", f"name=opt/qemulab/hostname,string={comma(name)}",
     ]
     # fmt: on
 

@@ -198,16 +198,21 @@ def wait_until_ready(site: Site, name: str, network: Network) -> None:
     """Wait until the hub holds the TAP and the DNS server answers; raises HostError if not."""
     address = str(ipaddress.IPv4Interface(network.address).ip)
 
+    def serving() -> bool:
+        alive = site.status("dnsmasq", name, fresh=True).alive
+        return alive and host.tcp_answers(address, DNS_PORT)
+
     def attached() -> bool:
         flags = [flag for link in host.links(network.interface) for flag in link["flags"]]
         return "LOWER_UP" in flags
 
     questions: list[tuple[str, Callable[[], bool]]] = [
         ("hub", attached),
-        ("dnsmasq", lambda: host.tcp_answers(address, DNS_PORT)),
+        ("dnsmasq", serving),
     ]
     for kind, question in questions:
-        if not host.wait_for(question, READY_TIMEOUT):
+        # A process that fails, as on a port that is taken, may have been there for a moment.
+        if not host.wait_for(question, READY_TIMEOUT) or not site.status(kind, name, True).alive:
             log = site.supervisor.log(kind, name)
             raise HostError(f"the {kind} of network {name} does not come up", log)
 

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from _qemulab_keys import IDE_DISKS
+from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
@@ -19,6 +20,8 @@ from _qemulab_kinds import Notes
 
 def check(lab: Lab, notes: Notes) -> None:
     """Note every fault that only shows where several values are seen together."""
+    if lab.name == SHARED_NAME:
+        notes.fault("lab:name", f"{SHARED_NAME} is where the host keeps what all labs share")
     for name, network in lab.networks.items():
         check_network(network, f"lab:networks:{name}", notes)
     check_networks_together(lab.networks, notes)

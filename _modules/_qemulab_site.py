@@ -25,7 +25,7 @@ from _qemulab_schema import plain
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Status
 
-ANSWER_AGE = 1.0
+ANSWER_AGE = 0.5
 """Seconds that an answer of the host is good for: the states of one apply ask in a row."""
 
 T = TypeVar("T")

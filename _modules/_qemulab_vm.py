@@ -5,6 +5,7 @@ Machines on the host: what is of them, and how a plan for one is carried out.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import _qemulab_access as access
 import _qemulab_disks as disks
@@ -25,6 +26,8 @@ from _qemulab_site import Site
 
 START_TIMEOUT = 20.0
 QUIT_TIMEOUT = 3.0
+PRESS_INTERVAL = 5.0
+"""Seconds between two presses of a power button that nobody has heard."""
 LOOK_TIMEOUT = 2.0
 OFF = ("stopped", "failed")
 """Words of ``look`` for a machine that does not run."""
@@ -85,12 +88,6 @@ def facts(site: Site, name: str) -> VmFacts:
     )
 
 
-def define(site: Site, name: str, vm: Vm, started: Vm | None) -> None:
-    """Make a machine's images, and keep what is declared."""
-    disks.make_images(site, name, vm, running=started is not None)
-    site.store_vm(name, vm, started)
-
-
 def apply(site: Site, name: str, declared: Vm, plan: Plan, before: VmFacts) -> None:
     """
     Carry out a plan for a machine. Raises HostError where the host refuses.
@@ -102,9 +99,11 @@ def apply(site: Site, name: str, declared: Vm, plan: Plan, before: VmFacts) -> N
             stop(site, name, declared.stop_grace)
             before = facts(site, name)
         if before.started is None:
-            define(site, name, declared, None)
             if restart or "running" in keys:
                 start(site, name, declared)
+            else:
+                disks.make_images(site, name, declared)
+                site.store_vm(name, declared, None)
             return
         now = merge_live(before.started, declared)
         live.change_live(site, name, before.started, now, before)
@@ -132,8 +131,20 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
             raise HostError(f"{path} {problem}")
 
 
+def settled(site: Site, name: str) -> str:
+    """Return how a machine that has just been started is, empty while that is not clear."""
+    if site.layout.qmp(name).exists():
+        state, _ = look(site, name)
+        if state not in ("starting", "stopped", "prelaunch", "inmigrate"):
+            return state
+    # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
+    state = site.status("vm", name).state
+    return state if state in OFF else ""
+
+
 def start(site: Site, name: str, vm: Vm) -> None:
-    """Start a defined machine and wait until QMP says that it runs."""
+    """Make what a machine lacks, start it, and wait until QMP says that it runs."""
+    disks.make_images(site, name, vm)
     check_start(site, name, vm)
     host.make_directory(site.layout.lab_logs)
     access.write_authorized_keys(site)
@@ -145,17 +156,7 @@ def start(site: Site, name: str, vm: Vm) -> None:
         settle(site, name, vm, hard=True)
         raise
     site.forget()
-    path = site.layout.qmp(name)
-
-    def settled() -> str:
-        if path.exists():
-            state, _ = look(site, name)
-            if state not in ("starting", "stopped", "prelaunch", "inmigrate"):
-                return state
-        state = site.status("vm", name, fresh=True).state
-        return state if state in ("failed", "stopped") else ""
-
-    state = host.wait_for(settled, START_TIMEOUT, interval=0.01)
+    state = host.wait_for(lambda: settled(site, name), START_TIMEOUT, slowest=0.02)
     if state != "running":
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
@@ -189,17 +190,41 @@ def stop(site: Site, name: str, grace: int) -> str:
 
     how = "kill"
     if status != "unresponsive":
-        ways = (("acpi", "system_powerdown", float(grace)), ("quit", "quit", QUIT_TIMEOUT))
-        for word, command, patience in ways:
-            with contextlib.suppress(QmpError):  # "quit" may cut the line before it answers
-                with Qmp(site.layout.qmp(name)) as qmp:
-                    qmp.execute(command)
-            if host.wait_for(gone, patience):
-                how = word
-                break
+        if pressed(site, name, grace, gone):
+            how = "acpi"
+        elif ordered(site, name, "quit") and host.wait_for(gone, QUIT_TIMEOUT):
+            how = "quit"
     defined, _ = site.vm(name)
     settle(site, name, defined, hard=how == "kill")
     return how
+
+
+def ordered(site: Site, name: str, command: str) -> bool:
+    """Give QEMU a command; one that ends it may cut the line before it answers."""
+    with contextlib.suppress(QmpError):
+        with Qmp(site.layout.qmp(name)) as qmp:
+            qmp.execute(command)
+    return True
+
+
+def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
+    """
+    Press a machine's power button until it is off or its grace is over; returns whether it is.
+
+    More than once: a guest that is still booting hears only the press that comes after.
+    """
+    ordered(site, name, "system_powerdown")
+    if host.wait_for(gone, min(grace, PRESS_INTERVAL)):
+        return True
+    if grace > PRESS_INTERVAL:
+        host.progress(f"waiting for {name} to power off, {grace} s at the most")
+    left = grace - PRESS_INTERVAL
+    while left > 0:
+        ordered(site, name, "system_powerdown")
+        if host.wait_for(gone, min(left, PRESS_INTERVAL)):
+            return True
+        left -= PRESS_INTERVAL
+    return False
 
 
 def settle(site: Site, name: str, defined: Vm | None, hard: bool) -> None:
@@ -220,21 +245,26 @@ def reset(site: Site, name: str) -> None:
         qmp.execute("system_reset")
 
 
-def remove(site: Site, name: str, purge: bool) -> None:
-    """Take a machine away; its disks, UEFI variables and console log only where purged."""
+def remove(site: Site, name: str, purge: bool) -> str:
+    """
+    Take a machine away; its disks, UEFI variables and console log only where purged.
+
+    Returns how it was stopped, in ``stop``'s words.
+    """
     layout = site.layout
     defined, _ = site.vm(name)
     with host.lock(layout.lock("vm", name)):
-        stop(site, name, defined.stop_grace if defined else 0)
+        how = stop(site, name, defined.stop_grace if defined else 0)
         site.supervisor.forget("vm", name)
         site.forget()
         if purge:
             host.remove(layout.vm(name))
             host.remove(layout.console(name))
             host.remove_empty(layout.vms)
-            return
+            return how
         for path in (layout.vm_file(name), layout.launch(name)):
             host.remove(path)
         for script_name in ("prepare", "powerdown"):
             host.remove(layout.vm(name) / script_name)
         host.remove_empty(layout.vm(name))
+    return how

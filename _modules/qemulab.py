@@ -211,6 +211,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
             return plan_lab.plan_lab(site.facts(), host.USER, keys)
 
         def act(_plan):
+            site.supervisor.open()
             host.make_user()
             access.make_key(site.layout)
             host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
@@ -357,7 +358,7 @@ def ssh_config(lab=None):
 
     .. code-block:: bash
 
-        salt-call --out=newline_values_only qemulab.ssh_config > lab.ssh
+        salt-call --out=txt qemulab.ssh_config | sed 's/^local: \\{0,1\\}//' > lab.ssh
         ssh -F lab.ssh master
     """
     with face.errors():

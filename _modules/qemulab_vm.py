@@ -181,11 +181,13 @@ def vm_remove(name, purge=False, lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
-        return face.converge(
+        how = []
+        outcome = face.converge(
             lambda: planner.plan_vm_absent(machines.facts(site, name), purge),
-            lambda _plan: machines.remove(site, name, purge),
+            lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
+        return {**outcome, "how": (how or ["stopped"])[0]}
 
 
 def vm_power_off(name, lab=None, test=False):
@@ -248,7 +250,6 @@ def vm_start(name, lab=None):
         with host.lock(site.layout.lock("vm", name)):
             status, _ = machines.look(site, name, fresh=True)
             if status in machines.OFF:
-                machines.define(site, name, defined, None)
                 machines.start(site, name, defined)
             elif status != "running":
                 machines.refuse(site, name, status)
@@ -378,8 +379,10 @@ def vm_console(name, lines=40, lab=None):
 
     .. code-block:: bash
 
-        salt-call --out=newline_values_only qemulab.vm_console master
+        salt-call --out=txt qemulab.vm_console master
     """
     with face.errors():
-        text = host.read(_site(lab).layout.console(name), limit=max(1, int(lines)) * 400) or ""
+        site = _site(lab)
+        _defined(site, name)
+        text = host.read(site.layout.console(name), limit=max(1, int(lines)) * 400) or ""
         return "\n".join(text.replace("\r", "").splitlines()[-int(lines) :])

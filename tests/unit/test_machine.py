@@ -89,6 +89,7 @@ def test_the_recipes_machine_is_one_command_line() -> None:
         "-chardev", "socket,id=serial0,path=/run/qemulab/lab/vms/master/serial.sock,server=on,"
         "wait=off,logfile=/var/log/qemulab/lab/consoles/master.log,logappend=on",
         "-serial", "chardev:serial0",
+        "-fw_cfg", "name=opt/qemulab/hostname,string=master",
         "-machine", "pc",
         "-accel", "kvm",
         "-cpu", "host",
@@ -164,6 +165,7 @@ def test_the_built_in_guest_is_booted_from_its_kernel() -> None:
     assert values(command, "-initrd") == ["/guest/initrd"]
     assert values(command, "-append") == ["console=ttyS0 quiet"]
     assert values(command, "-fw_cfg") == [
+        "name=opt/qemulab/hostname,string=master",
         "name=opt/qemulab/a,file=/a",
         "name=opt/qemulab/authorized_keys,file=/a,,b/keys",
     ]

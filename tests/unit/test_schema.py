@@ -83,7 +83,7 @@ class Outer:
         (kinds.RANGE, "10.0.3.100-10.0.3.100", "10.0.3.100-10.0.3.100"),
         (kinds.GROUP, "230.0.0.1:1234", "230.0.0.1:1234"),
         (kinds.GROUP, "239.255.255.255:65535", "239.255.255.255:65535"),
-        (kinds.PATH, "/srv/iso/a, b's \"c\" %n $HOME.iso", "/srv/iso/a, b's \"c\" %n $HOME.iso"),
+        (kinds.PATH, '/srv/iso/a, b\'s "c" %n $HOME.iso', '/srv/iso/a, b\'s "c" %n $HOME.iso'),
         (kinds.PATH, "/srv/..a/b..", "/srv/..a/b.."),
         (kinds.SSH_KEY, f" {KEY} me@laptop, at home\n", f"{KEY} me@laptop, at home"),
         (schema.words_or(kinds.IPV4, "none"), "none", "none"),

@@ -33,7 +33,7 @@ DNSMASQ = Unit(
     capabilities=("net_admin", "net_bind_service"),
     always=True,
 )
-ODD = "/srv/a b/it's \"50%\": c\\d $HOME.iso"
+ODD = '/srv/a b/it\'s "50%": c\\d $HOME.iso'
 
 
 def test_units_are_named_by_kind_lab_and_name() -> None:

@@ -1,0 +1,108 @@
+"""``docs/pillar.md`` and the declaration's own keys say the same, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _qemulab_keys import Lab
+
+NOTHING = ("", "-", "–", "—")
+
+Row = dict[str, str]
+
+
+def walk(cls: type[Any], prefix: str = "lab") -> Iterator[tuple[str, Row]]:
+    """Yield every key with what its row has to say; names are NAME there, positions N."""
+    for item in dataclasses.fields(cls):
+        path = f"{prefix}:{item.name}"
+        meta = item.metadata
+        yield (
+            path,
+            {
+                "type": meta["kind"].name,
+                "unit": meta["unit"],
+                "default": meta["default_text"] or shown(item.default),
+                "effect": meta["effect"],
+            },
+        )
+        if meta["of"] is not None:
+            kind = meta["kind"].name
+            here = {"list": f"{path}:N", "mapping of": f"{path}:NAME"}
+            yield from walk(meta["of"], next((here[w] for w in here if kind.startswith(w)), path))
+
+
+def shown(default: Any) -> str:
+    """Return a default as YAML has it."""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def bare(cell: str) -> str:
+    """Return a cell without the marks that only set its type, and without a dash for nothing."""
+    text = cell.replace("\\|", "|").replace("`", "").strip()
+    return "" if text in NOTHING else text
+
+
+def rows(text: str) -> list[tuple[str, Row]]:
+    """Return the rows of every table that has a column for keys."""
+    found = []
+    header: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            header = []
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not header:
+            header = [bare(cell).lower() for cell in cells]
+        elif header[0] == "key" and not re.fullmatch(r"[-: ]+", cells[0]):
+            row = {name: bare(cell) for name, cell in zip(header, cells, strict=True)}
+            found.append((row["key"], row))
+    return found
+
+
+def reference(repo: Path) -> str:
+    """Return the pillar's reference."""
+    return (repo / "docs/pillar.md").read_text(encoding="utf-8")
+
+
+def test_every_key_has_one_row_and_every_row_a_key(repo: Path) -> None:
+    """Neither may be changed without the other."""
+    assert sorted(key for key, _ in rows(reference(repo))) == sorted(key for key, _ in walk(Lab))
+
+
+def test_every_row_says_what_the_declaration_does(repo: Path) -> None:
+    """Type, unit, default and effect."""
+    found = dict(rows(reference(repo)))
+    faults = [
+        f"{key} {column}: {found[key].get(column)!r}, but it is {bare(value)!r}"
+        for key, expected in walk(Lab)
+        if key in found
+        for column, value in expected.items()
+        if found[key].get(column) != bare(value)
+    ]
+    assert found
+    assert not faults
+
+
+def test_every_effect_is_explained(repo: Path) -> None:
+    """In the words that states show."""
+    text = reference(repo)
+    effects = {row["effect"] for _, row in walk(Lab) if row["effect"]}
+    assert effects == {"live", "restart", "recreate"}
+    assert all(re.search(rf"`{effect}`", text) for effect in effects)
+
+
+def test_every_key_has_a_sentence() -> None:
+    """For the reference, and for whoever reads the declaration."""
+
+    def silent(cls: type[Any]) -> Iterator[str]:
+        for item in dataclasses.fields(cls):
+            if not item.metadata["doc"]:
+                yield f"{cls.__name__}.{item.name}"
+            if item.metadata["of"] is not None:
+                yield from silent(item.metadata["of"])
+
+    assert not list(silent(Lab))
