@@ -218,6 +218,7 @@ def test_network_restart(lab: Lab) -> None:
     """A new group waits and names the machines; with ``on_change: restart`` they are restarted."""
     declared = with_vm(disks=[{"size": "96M"}], stop_grace=0)
     lab.apply(declared=declared)
+    lab.call("vm_restart", "a")  # nothing else may be waiting for the restart that comes
     before = lab.pids()
     declared["networks"]["vmlan"]["multicast"] = "239.1.2.3:2345"
     state = agree(lab, copy.deepcopy(declared))["network_present vmlan"]
