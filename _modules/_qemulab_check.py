@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import _qemulab_host as host
@@ -20,19 +20,19 @@ from _qemulab_launch import media
 from _qemulab_site import Site
 
 
-def survey(pillar: Any, opts: Mapping[str, Any]) -> tuple[Lab | None, Notes]:
+def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, Notes]:
     """
     Read a declaration and look at the host with it, noting every fault. Nothing is touched.
 
     pillar
         What stands under ``lab`` in a pillar.
 
-    opts
-        The minion's options, for where the lab lies.
+    find_site
+        Returns a lab on this host by its name.
     """
     lab, notes = spec.survey(pillar)
     if lab is not None:
-        site = Site(lab.name, str(opts.get("qemulab.root") or "/"))
+        site = find_site(lab.name)
         check_networks(lab, site, notes)
         check_media(lab, notes)
         check_memory(lab, notes)

@@ -48,18 +48,17 @@ def look(site: Site, name: str, fresh: bool = False) -> tuple[str, int]:
         return ("failed" if unit.state == "failed" else "stopped"), 0
     try:
         with Qmp(path, timeout=LOOK_TIMEOUT) as qmp:
-            found = qmp.execute("query-uuid")["UUID"]
-            state = str(qmp.execute("query-status")["status"])
+            found, state = qmp.query("query-uuid", "query-status", timeout=LOOK_TIMEOUT)
             peer = qmp.peer_pid
     except QmpSilent:
         return "unresponsive", unit.pid
     except QmpError:
         return ("starting", unit.pid) if unit.alive else ("stopped", 0)
-    if found != spec.vm_uuid(site.lab, name):
+    if found["UUID"] != spec.vm_uuid(site.lab, name):
         return "unknown", peer
     if not unit.alive:
         return "unmanaged", peer
-    return (state if peer == unit.pid else "unknown"), peer
+    return (str(state["status"]) if peer == unit.pid else "unknown"), peer
 
 
 def refuse(site: Site, name: str, status: str) -> None:

@@ -50,7 +50,7 @@ def validate(pillar=None):
         salt-call qemulab.validate
     """
     with face.errors():
-        lab, notes = check.survey(_pillar(pillar), __opts__)
+        lab, notes = check.survey(_pillar(pillar), _site)
         return {
             "valid": not notes.faults,
             "empty": lab is not None and not (lab.vms or lab.networks),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import harness
 import labs
@@ -210,8 +211,10 @@ def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
     left = lab.leftovers()
     assert set(left) == {"files"}
     kept = r"/var/lib/qemulab/(guest/.*|\.guest\.lock|lab/ssh/.*|lab/vms/[a-z0-9]+/disks/.*)"
-    other = {path for path in left["files"] if not re.fullmatch(kept, path)}
-    assert {path for path in other if not path.startswith("/var/log/qemulab/lab/")} == set()
+    kept += r"|/var/log/qemulab/lab/.*"
+    files = {path for path in left["files"] if re.fullmatch(kept, path)}
+    directories = {str(parent) for path in files for parent in Path(path).parents}
+    assert left["files"] - files - directories == set()
     disks = {path for path in left["files"] if path.endswith("/hda.qcow2")}
     assert disks == {f"/var/lib/qemulab/lab/vms/{name}/disks/hda.qcow2" for name in RECIPE}
     assert lab.changes(lab.apply("lab.clean")) == {}

@@ -80,6 +80,7 @@ def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
     assert ".venv" not in status.stdout
 
 
+@pytest.mark.smoke
 def test_many_disks_and_cards(namespace_host: harness.Host) -> None:
     """As many as are declared; IDE while it has room, then SCSI."""
     lab = Lab(namespace_host)
@@ -139,6 +140,47 @@ def test_port_that_is_taken_is_named_with_its_owner(namespace_host: harness.Host
     taken.kill()
 
 
+def test_port_that_is_taken_later_costs_no_other(namespace_host: harness.Host) -> None:
+    """A running machine keeps the port that it has where it cannot have the new one."""
+    lab = Lab(namespace_host)
+
+    def declared(port: int) -> dict[str, object]:
+        return {"vms": {"a": tiny(nics=[{"network": "user", "forwards": [{"host_port": port}]}])}}
+
+    lab.apply(declared=declared(10022))
+    taken = namespace_host.spawn(["socat", "TCP-LISTEN:10099,bind=127.0.0.1,reuseaddr,fork", "-"])
+    harness.wait_for(
+        lambda: "tcp 127.0.0.1:10099" in namespace_host.sockets(), 5, "the port's owner"
+    )
+    state = lab.apply(declared=declared(10099), check=False)["vm_running a"]
+    assert state["result"] is False and "already taken by socat" in state["comment"]
+    assert "tcp 127.0.0.1:10022" in namespace_host.sockets()
+    taken.kill()
+    harness.wait_for(
+        lambda: "tcp 127.0.0.1:10099" not in namespace_host.sockets(), 5, "the port's release"
+    )
+    assert lab.apply(declared=declared(10099))["vm_running a"]["result"] is True
+    assert "tcp 127.0.0.1:10099" in namespace_host.sockets()
+
+
+def test_another_dhcp_server_in_the_way_is_told(namespace_host: harness.Host) -> None:
+    """With what dnsmasq itself says of it."""
+    lab = Lab(namespace_host)
+    words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file="]
+    words += ["--port=0", "--dhcp-range=192.0.2.10,192.0.2.20,255.255.255.0"]
+    namespace_host.run(["ip", "address", "add", "192.0.2.1/24", "dev", "lo"])
+    with namespace_host.spawn(words) as other:
+        harness.wait_for(
+            lambda: any(":67" in each for each in namespace_host.sockets()), 5, "the other server"
+        )
+        state = lab.apply(declared={"networks": {"vmlan": {}}}, check=False)
+        comment = state["network_present vmlan"]["comment"]
+        assert state["network_present vmlan"]["result"] is False
+        assert "Address already in use" in comment
+        other.kill()
+    assert lab.apply(declared={"networks": {"vmlan": {}}})["network_present vmlan"]["result"]
+
+
 def test_missing_program_is_told_with_its_package(namespace_host: harness.Host) -> None:
     """By this distribution's name."""
     lab = Lab(namespace_host)
@@ -170,6 +212,7 @@ def test_dry_run_needs_nothing_installed(namespace_host: harness.Host) -> None:
     assert {"qemu-system-x86", "qemu-utils", "ovmf", "socat", "dnsmasq-base"} <= set(needed)
 
 
+@pytest.mark.smoke
 def test_functions_answer_without_a_lab(namespace_host: harness.Host) -> None:
     """Plain data, and None for what is not there."""
     lab = Lab(namespace_host)
@@ -185,6 +228,7 @@ def test_functions_answer_without_a_lab(namespace_host: harness.Host) -> None:
     assert argv[0].endswith("qemu-system-x86_64")
 
 
+@pytest.mark.smoke
 def test_console_socket_gives_a_shell(namespace_host: harness.Host) -> None:
     """The serial console is a file to read and a socket to type into."""
     lab = Lab(namespace_host)

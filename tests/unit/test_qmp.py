@@ -152,6 +152,21 @@ def test_a_command_is_answered_after_the_greeting(serve: Callable[[Talk], Path])
     ]
 
 
+def test_queries_are_all_sent_before_the_first_answer(serve: Callable[[Talk], Path]) -> None:
+    """The server here answers nothing until it has them all."""
+
+    def talk(peer: Peer) -> None:
+        peer.send(GREETING)
+        peer.answer()
+        first, second = peer.command(), peer.command()
+        assert (first["execute"], second["execute"]) == ("query-uuid", "query-status")
+        for asked, answer in ((first, 1), (second, 2)):
+            peer.send(b'{"return": %d, "id": %d}\r\n' % (answer, asked["id"]))
+
+    with Qmp(serve(talk)) as qmp:
+        assert qmp.query("query-uuid", "query-status", timeout=5) == [1, 2]
+
+
 def test_events_between_are_kept_aside(serve: Callable[[Talk], Path]) -> None:
     """Before the greeting's answer, before a command's, and two in one packet."""
 

@@ -418,3 +418,9 @@ HUGE = int("f" * 5000, 16)
 def test_a_number_that_cannot_be_written_is_a_fault_like_any_other(pillar: Any, path: str) -> None:
     """YAML reads a number of any length in hexadecimal; Python refuses to print it."""
     assert [fault.partition(": ")[0] for fault in faults_of(pillar)] == [path]
+
+
+def test_a_lab_cannot_be_named_as_the_shared_directory() -> None:
+    """Its files would be the built-in guest's, and its purge the end of them."""
+    with pytest.raises(SpecError, match="lab:name: guest is where the host keeps"):
+        spec.from_pillar({"name": "guest", "networks": {"vmlan": {}}})
