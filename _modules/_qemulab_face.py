@@ -11,24 +11,39 @@ from collections.abc import Mapping
 from typing import Any
 
 import _qemulab_host as host
+import _qemulab_kinds as kinds
 import _qemulab_plan as planner
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
+from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
 from _qemulab_plan import Plan
 from _qemulab_qmp import QmpError
+from _qemulab_schema import attempt
 from _qemulab_site import Site
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
 
 
-def lab_name(pillar: Mapping[str, Any], lab: str | None) -> str:
-    """Return the lab that is meant: the one named, else the pillar's, else the default."""
+def lab_name(pillar: Mapping[str, Any], lab: str | None) -> Any:
+    """Return the lab that is meant, unchecked: the one named, the pillar's, or the default."""
     if lab:
         return lab
     declared = pillar.get("lab")
     name = declared.get("name") if isinstance(declared, Mapping) else None
-    return name if isinstance(name, str) and name else DEFAULT_LAB
+    return DEFAULT_LAB if name is None else name
+
+
+def need_name(value: Any, path: str) -> None:
+    """
+    Raise SpecError unless a value is a name: it becomes part of paths that are removed as well.
+
+    path
+        Where the pillar has it, for the fault.
+    """
+    notes = Notes()
+    if attempt(kinds.NAME, value, path, notes) is None:
+        raise SpecError(notes.faults)
 
 
 def site(
@@ -44,6 +59,7 @@ def site(
         Name of the lab; default the pillar's.
     """
     name = lab_name(pillar, lab)
+    need_name(name, "lab:name")
     root = str(opts.get("qemulab.root") or "/")
     key = f"qemulab:{root}:{name}"
     if key not in context:

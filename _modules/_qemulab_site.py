@@ -50,7 +50,8 @@ class Site:
 
     # what is
 
-    def _recent(self, question: str, ask: Callable[[], T]) -> T:
+    def recent(self, question: str, ask: Callable[[], T]) -> T:
+        """Return the answer to a question, asked anew only where the last one is too old."""
         when, answer = self._answers.get(question, (float("-inf"), None))
         if time.monotonic() - when > ANSWER_AGE:
             answer = ask()
@@ -65,15 +66,15 @@ class Site:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""
         if fresh:
             self.forget()
-        return self._recent("units", self.supervisor.status).get((kind, name), STOPPED)
+        return self.recent("units", self.supervisor.status).get((kind, name), STOPPED)
 
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
-        return self._recent("links", host.links)
+        return self.recent("links", host.links)
 
     def routes(self) -> list[dict[str, Any]]:
         """Return the host's IPv4 routes."""
-        return self._recent("routes", host.routes)
+        return self.recent("routes", host.routes)
 
     # what was applied
 

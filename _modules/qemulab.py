@@ -11,6 +11,7 @@ import _qemulab_check as check
 import _qemulab_face as face
 import _qemulab_host as host
 import _qemulab_image as image
+import _qemulab_kinds as kinds
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_schema as schema
@@ -73,10 +74,10 @@ def declaration(pillar=None):
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
 
-    Returns ``name``, ``valid``, ``networks`` and ``vms`` (by name, ready for the states),
-    ``reservations``, ``stale_reservations`` (made earlier, no longer declared), ``packages`` (that
-    are missing), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``, and
-    ``made`` (what of the lab exists on this host, declared or not).
+    Returns ``name`` (``None`` where it is faulty), ``valid``, ``networks`` and ``vms`` (by name,
+    ready for the states), ``reservations``, ``stale_reservations`` (made earlier, no longer
+    declared), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``, and ``made``
+    (what of the lab exists on this host, declared or not).
 
     CLI Example:
 
@@ -86,13 +87,9 @@ def declaration(pillar=None):
     """
     with face.errors():
         declared = _pillar(pillar)
-        lab, notes = spec.survey(declared)
-        valid = lab is not None and not notes.faults
-        name = lab.name if lab is not None else face.lab_name({"lab": declared}, None)
-        site = _site(name)
         found = {
-            "name": name,
-            "valid": valid,
+            "name": None,
+            "valid": False,
             "networks": {},
             "vms": {},
             "reservations": [],
@@ -100,11 +97,27 @@ def declaration(pillar=None):
             "guest": False,
             "authorized_keys": [],
             "prune": "report",
-            "made": {"networks": site.networks(), "vms": site.vm_directories()},
+            "made": {"networks": [], "vms": []},
         }
-        if valid:
-            found.update(_declared(lab, site))
-        return found
+        try:
+            site = _site(face.lab_name({"lab": declared}, None))
+        except kinds.SpecError:
+            return found  # whose lab it is cannot be told
+        # Each SLS of the tree asks for itself.
+        question = f"declaration {declared!r}"
+        return {**found, **site.recent(question, lambda: _declaration(declared, site))}
+
+
+def _declaration(declared, site):
+    """Return what is declared of a lab, and what of it exists."""
+    lab, notes = spec.survey(declared)
+    valid = lab is not None and not notes.faults
+    found = {
+        "name": site.lab,
+        "valid": valid,
+        "made": {"networks": site.networks(), "vms": site.vm_directories()},
+    }
+    return {**found, **_declared(lab, site)} if valid else found
 
 
 def _declared(lab, site):

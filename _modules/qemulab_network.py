@@ -108,6 +108,7 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, f"lab:networks:{name}")
         if not present:
             return face.converge(
                 lambda: planner.plan_network_absent(networks.facts(site, name)),

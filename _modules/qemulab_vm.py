@@ -181,6 +181,7 @@ def vm_remove(name, purge=False, lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, f"lab:vms:{name}")
         how = []
         outcome = face.converge(
             lambda: planner.plan_vm_absent(machines.facts(site, name), purge),

@@ -1,5 +1,5 @@
 {#- The reverse of lab, from what was made on this host: works with a faulty pillar, or none. -#}
-{%- from "lab/map.jinja" import lab with context %}
+{%- from "lab/map.jinja" import declared, lab with context %}
 {%- set purge = purge | default(false) %}
 {%- for name in lab.made.vms %}
 lab-vm-{{ name }}-absent:
@@ -24,7 +24,13 @@ lab-network-{{ name }}-absent:
       - qemulab: lab-vm-{{ vm }}-absent
 {%- endfor %}
 {% endfor %}
+{%- if lab.name %}
 lab-absent:
   qemulab.absent:
     - lab: {{ lab.name }}
     - purge: {{ purge }}
+{%- else %}
+lab-declared:
+  qemulab.declared:
+    - pillar: {{ declared | json }}
+{%- endif %}

@@ -63,6 +63,22 @@ def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None
         assert any(fault.startswith(path) for fault in faults)
 
 
+@pytest.mark.parametrize("name", ["../../../etc", "x y", 5, ["lab"]])
+def test_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) -> None:
+    """Nothing is taken away by it, of no lab; the fault is told instead."""
+    lab = Lab(namespace_host)
+    lab.apply(declared={"vms": {"a": tiny(nics=[], stop_grace=0)}})
+    for sls in ("lab", "lab.clean", "lab.purge"):
+        states = lab.apply(sls, declared={"name": name, "vms": {"a": {}}}, check=False)
+        assert list(states) == ["declared lab-declared"]
+        assert "lab:name: " in states["declared lab-declared"]["comment"]
+    assert lab.call("vm_list") == {"a": "running"}
+    for words in (["qemulab.vm_remove", "../../x", "purge=True"], ["qemulab.vm_list", "lab=../x"]):
+        done = namespace_host.run([harness.REPO / "salt-call", *words], check=False)
+        assert done.returncode != 0 and "a name has 1 to 32 letters" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
     """Up, and away again."""
     Lab(host)
