@@ -4,8 +4,6 @@ Labs of QEMU machines: the lab as a whole.
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
 
-import logging
-
 import _qemulab_access as access
 import _qemulab_check as check
 import _qemulab_face as face
@@ -19,8 +17,6 @@ import _qemulab_spec as spec
 import _qemulab_version
 from salt.exceptions import SaltInvocationError
 from salt.version import __version__ as salt_version
-
-log = logging.getLogger(__name__)
 
 __virtualname__ = "qemulab"
 

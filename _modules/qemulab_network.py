@@ -2,7 +2,6 @@
 Labs of QEMU machines: networks, reservations, leases.
 """
 
-import logging
 import time
 
 import _qemulab_face as face
@@ -11,8 +10,6 @@ import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
-
-log = logging.getLogger(__name__)
 
 __virtualname__ = "qemulab"
 

@@ -2,7 +2,6 @@
 Labs of QEMU machines: the machines.
 """
 
-import logging
 import shlex
 
 import _qemulab_access as access
@@ -16,8 +15,6 @@ import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
 from salt.exceptions import SaltInvocationError
-
-log = logging.getLogger(__name__)
 
 __virtualname__ = "qemulab"
 
