@@ -26,7 +26,7 @@ from _qemulab_site import Site
 
 START_TIMEOUT = 20.0
 QUIT_TIMEOUT = 3.0
-PRESS_INTERVAL = 5.0
+PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 LOOK_TIMEOUT = 2.0
 OFF = ("stopped", "failed")
@@ -191,19 +191,20 @@ def stop(site: Site, name: str, grace: int) -> str:
     if status != "unresponsive":
         if pressed(site, name, grace, gone):
             how = "acpi"
-        elif ordered(site, name, "quit") and host.wait_for(gone, QUIT_TIMEOUT):
-            how = "quit"
+        else:
+            order(site, name, "quit")
+            if host.wait_for(gone, QUIT_TIMEOUT):
+                how = "quit"
     defined, _ = site.vm(name)
     settle(site, name, defined, hard=how == "kill")
     return how
 
 
-def ordered(site: Site, name: str, command: str) -> bool:
+def order(site: Site, name: str, command: str) -> None:
     """Give QEMU a command; one that ends it may cut the line before it answers."""
     with contextlib.suppress(QmpError):
         with Qmp(site.layout.qmp(name)) as qmp:
             qmp.execute(command)
-    return True
 
 
 def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
@@ -212,17 +213,12 @@ def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool
 
     More than once: a guest that is still booting hears only the press that comes after.
     """
-    ordered(site, name, "system_powerdown")
-    if host.wait_for(gone, min(grace, PRESS_INTERVAL)):
-        return True
-    if grace > PRESS_INTERVAL:
-        host.progress(f"waiting for {name} to power off, {grace} s at the most")
-    left = grace - PRESS_INTERVAL
-    while left > 0:
-        ordered(site, name, "system_powerdown")
-        if host.wait_for(gone, min(left, PRESS_INTERVAL)):
+    for waited in range(0, max(grace, 1), PRESS_INTERVAL):
+        if waited == PRESS_INTERVAL:
+            host.progress(f"waiting for {name} to power off, {grace} s at the most")
+        order(site, name, "system_powerdown")
+        if host.wait_for(gone, min(grace - waited, PRESS_INTERVAL)):
             return True
-        left -= PRESS_INTERVAL
     return False
 
 
