@@ -9,13 +9,12 @@ a login with TCG).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 WANTED = ("auto", "kvm", "tcg")
 
 
-@dataclass(frozen=True)
-class Accel:
+class Accel(NamedTuple):
     """
     An accelerator and why it was taken.
 

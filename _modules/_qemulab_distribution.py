@@ -21,11 +21,10 @@ import shlex
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """
     A package's name in one distribution, and how the name was checked.
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(NamedTuple):
     """Where a network's dnsmasq finds what it reads and writes."""
 
     directory: Path
@@ -43,8 +42,7 @@ class Files:
         return self.directory / "dhcp" / "leases"
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """One line of the lease file."""
 
     expires: int

@@ -18,14 +18,13 @@ priority, an ``accept`` ends one of them, a ``drop`` ends them all.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Any
+from typing import NamedTuple
 
 import _qemulab_nft as nft
 
 
-@dataclass(frozen=True)
-class Blocked:
+class Blocked(NamedTuple):
     """
     A base chain that drops what a guest needs.
 
@@ -66,8 +65,7 @@ _STATE = frozenset({"conntrack", "state"})
 _CAST = frozenset({"addrtype", "pkttype"})
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of a packet: ``accept``, ``drop`` or ``return``, and the rule that did it."""
 
     name: str

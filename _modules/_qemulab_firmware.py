@@ -13,9 +13,9 @@ import json
 import os.path
 from collections.abc import Callable
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from typing import NamedTuple
 
 #: Where descriptors lie, from general to specific: a name in a later one hides it in an earlier.
 DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
@@ -27,8 +27,7 @@ REFUSED = frozenset({"requires-smm", "enrolled-keys"})
 FORMATS = frozenset({"raw", "qcow2"})
 
 
-@dataclass(frozen=True)
-class Firmware:
+class Firmware(NamedTuple):
     """
     A firmware's code, the template of its variables, and where the choice came from.
 
@@ -50,8 +49,7 @@ class Firmware:
     source: str
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Code and variables that belong together, and whose distribution puts them there."""
 
     code: str

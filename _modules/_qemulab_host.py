@@ -23,9 +23,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 USER = "qemulab"
 """The system user that every process of a lab runs as."""
@@ -51,8 +51,7 @@ class HostError(Exception):
         super().__init__("\n".join(parts))
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a finished command left: exit status and both outputs as text."""
 
     status: int

@@ -11,9 +11,9 @@ import gzip
 import lzma
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import _qemulab_guest as guest
 import _qemulab_host as host
@@ -29,8 +29,7 @@ DOWNLOAD_TIMEOUT = 600
 """Seconds that a kernel package may take to arrive."""
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """A kernel that was found: its image, its modules' directory, and where both are from."""
 
     version: str
@@ -305,8 +304,7 @@ def _linked(program: str) -> list[str]:
 # The archive
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One name in the image: file (or link) contents with the type and permission bits."""
 
     path: str

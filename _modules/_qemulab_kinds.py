@@ -10,16 +10,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong in a declaration: where, and what is allowed there."""
 
     path: str
@@ -41,12 +39,12 @@ class Bad(Exception):
     """A kind refuses a value; the text says what is allowed."""
 
 
-@dataclass
 class Notes:
     """What is found while a declaration is read: faults, and warnings that stop nothing."""
 
-    faults: list[Fault] = field(default_factory=list)
-    warnings: list[Fault] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
 
     def fault(self, path: str, problem: str) -> None:
         """Note something that is wrong."""
@@ -57,8 +55,7 @@ class Notes:
         self.warnings.append(Fault(path, problem))
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """
     How one value is read.
 
@@ -98,11 +95,10 @@ def _text(value: Any, what: str) -> str:
 
 def pattern(type_name: str, expression: str, allowed: str) -> Kind:
     """Return the kind of a text that a regular expression matches whole."""
-    compiled = re.compile(expression)
 
     def parse(value: Any, path: str, notes: Notes) -> str:
         text = _text(value, allowed)
-        if not compiled.fullmatch(text):
+        if not re.fullmatch(expression, text):  # compiled when first asked for, then cached
             raise Bad(f"{show(value)} is not allowed; {allowed}")
         return text
 

@@ -4,15 +4,14 @@ Where everything of a lab lies on disk. Pure: paths are named here, nothing is l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SOCKET_LIMIT = 107
 """Bytes that the path of a UNIX socket may have. Source: unix(7), sun_path less its final NUL."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """
     The three trees of one lab.
 

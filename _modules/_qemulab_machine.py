@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Disk
@@ -25,8 +25,7 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """
     What a machine needs from the host to be started: all that its declaration does not say.
 

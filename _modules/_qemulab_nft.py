@@ -13,13 +13,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from collections.abc import Iterable
-from dataclasses import dataclass
-from dataclasses import field
 from typing import Any
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """
     A packet that arrives from a guest.
 
@@ -253,16 +251,16 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-@dataclass
 class Table:
     """A table's chains, and its sets and maps by name, as listed."""
 
-    family: str
-    name: str
-    flags: list[str] = field(default_factory=list)
-    chains: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    sets: dict[str, list[Any]] = field(default_factory=dict)
+    def __init__(self, family: str, name: str) -> None:
+        self.family = family
+        self.name = name
+        self.flags: list[str] = []
+        self.chains: dict[str, dict[str, Any]] = {}
+        self.rules: dict[str, list[dict[str, Any]]] = {}
+        self.sets: dict[str, list[Any]] = {}
 
     def elements(self, right: Any) -> list[Any] | None:
         """

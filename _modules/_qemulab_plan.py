@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from types import MappingProxyType
 from typing import Any
+from typing import NamedTuple
 
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
@@ -43,8 +43,7 @@ RESUMABLE = ("paused", "io-error")
 """QEMU's run states that ``cont`` ends. Source: QEMU's qapi/run-state.json, RunState"""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One thing that is not as declared."""
 
     key: str
@@ -57,8 +56,7 @@ class Change:
         return {"old": self.old, "new": self.new, "effect": self.effect}
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """
     What one state has to do.
 
@@ -81,8 +79,8 @@ class Plan:
     changes: tuple[Change, ...] = ()
     pending: tuple[Change, ...] = ()
     refused: tuple[Change, ...] = ()
-    notes: tuple[str, ...] = field(default=())
-    machines: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
 
     def keys(self) -> set[str]:
         """Return the keys that the apply changes."""
@@ -171,8 +169,7 @@ def _of_list(name: str, effect: str) -> str:
 # Machines
 
 
-@dataclass(frozen=True)
-class VmFacts:
+class VmFacts(NamedTuple):
     """
     What is of one machine.
 
@@ -194,7 +191,7 @@ class VmFacts:
 
     defined: Vm | None = None
     started: Vm | None = None
-    disks: Mapping[str, int] = field(default_factory=dict)
+    disks: Mapping[str, int] = MappingProxyType({})
     has_variables: bool = False
     status: str = "stopped"
 
@@ -223,9 +220,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
     moved = {c.key.removesuffix("network") for c in found if c.key.endswith(":network")}
     found = [
         # What is plugged in elsewhere is plugged in anew: nothing of that NIC changes live.
-        dataclasses.replace(c, effect=RESTART)
-        if c.effect == LIVE and c.key.startswith(tuple(moved))
-        else c
+        c._replace(effect=RESTART) if c.effect == LIVE and c.key.startswith(tuple(moved)) else c
         for c in found
     ]
     if not running:
@@ -233,9 +228,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
         # What is not there cannot be lost: a disk that the user has removed is made anew.
         kept = tuple(f"disks:{name}:" for name in facts.disks)
         found = [
-            dataclasses.replace(c, effect=CREATE)
-            if c.effect == RECREATE and not c.key.startswith(kept)
-            else c
+            c._replace(effect=CREATE) if c.effect == RECREATE and not c.key.startswith(kept) else c
             for c in found
         ]
     found += disk_changes(facts, declared)
@@ -257,7 +250,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
 def _free(change: Change) -> Change:
     """Return the change as it is on a machine that is off: a restart costs nothing there."""
     if change.effect == RESTART:
-        return dataclasses.replace(change, effect=LIVE)
+        return change._replace(effect=LIVE)
     return change
 
 
@@ -329,8 +322,7 @@ def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
 # Networks
 
 
-@dataclass(frozen=True)
-class NetworkFacts:
+class NetworkFacts(NamedTuple):
     """
     What is of one network.
 
@@ -359,7 +351,7 @@ class NetworkFacts:
     hub: bool = False
     dnsmasq: bool = False
     machines: tuple[str, ...] = ()
-    reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    reservations: Mapping[str, Reservation] = MappingProxyType({})
 
 
 def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
@@ -368,10 +360,7 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     found = differences(old, leaves(declared, skip=("reservations",)))
     if any(change.key == "address" and change.effect == RESTART for change in found):
         # Ranges and routes belong to the address: they wait together.
-        found = [
-            dataclasses.replace(c, effect=RESTART) if c.key.startswith("dhcp:") else c
-            for c in found
-        ]
+        found = [c._replace(effect=RESTART) if c.key.startswith("dhcp:") else c for c in found]
     if not facts.machines:
         found = [_free(change) for change in found]
     restarts = [change for change in found if change.effect == RESTART]

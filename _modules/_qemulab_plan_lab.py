@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from _qemulab_plan import CREATE
 from _qemulab_plan import DESTROY
@@ -17,8 +17,7 @@ from _qemulab_plan import Change
 from _qemulab_plan import Plan
 
 
-@dataclass(frozen=True)
-class LabFacts:
+class LabFacts(NamedTuple):
     """What is of the lab as a whole: system user, SSH key, the keys that were declared."""
 
     user: bool = False
@@ -26,7 +25,7 @@ class LabFacts:
     known: bool = False
     authorized_keys: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
-    vms: Mapping[str, bool] = field(default_factory=dict)
+    vms: Mapping[str, bool] = MappingProxyType({})
     """Machines that the lab has, each with whether it runs."""
     others: tuple[str, ...] = ()
     """Other labs of the host."""

@@ -11,10 +11,9 @@ import hashlib
 import ipaddress
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 
 import _qemulab_kinds as kinds
@@ -43,12 +42,11 @@ NAMESPACE = uuid.UUID("b5a3b1de-6b0c-5d0e-9a43-5d1f0e7c2d11")
 """UUIDv5 namespace of the machines' UUIDs."""
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """A lab that was read whole, with what is worth a warning."""
 
     lab: Lab
-    warnings: tuple[Fault, ...] = field(default=())
+    warnings: tuple[Fault, ...] = ()
 
 
 def from_pillar(pillar: Any) -> Declared:

@@ -14,9 +14,9 @@ import signal
 import socket
 import sys
 import xmlrpc.client
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 from typing import Protocol
 
 import _qemulab_host as host
@@ -29,8 +29,7 @@ SYSTEMD_DIRECTORY = Path("/etc/systemd/system")
 START_TIMEOUT = 10.0
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """How a unit is: ``running``, ``stopped`` or ``failed``, its PID (0 for none), its restarts."""
 
     state: str

@@ -7,9 +7,8 @@ Pure: texts only. ``_qemulab_supervisors`` puts them in place and asks the super
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from dataclasses import field
 from pathlib import Path
+from typing import NamedTuple
 
 from _qemulab_hub import script
 
@@ -21,8 +20,7 @@ DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """
     One process of a lab.
 
@@ -79,7 +77,7 @@ class Unit:
     devices: tuple[str, ...] = ()
     always: bool = False
     grace: int = 5
-    autostart: bool = field(default=False)
+    autostart: bool = False
 
     @property
     def service(self) -> str:

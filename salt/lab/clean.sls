@@ -1,5 +1,5 @@
 {#- The reverse of lab, from what was made on this host: works with a faulty pillar, or none. -#}
-{%- from "lab/map.jinja" import declared, lab with context %}
+{%- set lab = salt["qemulab.declaration"](pillar.get("lab")) %}
 {%- set purge = purge | default(false) %}
 {%- for name in lab.made.vms %}
 lab-vm-{{ name }}-absent:
@@ -32,5 +32,5 @@ lab-absent:
 {%- else %}
 lab-declared:
   qemulab.declared:
-    - pillar: {{ declared | json }}
+    - pillar: {{ pillar.get("lab") | json }}
 {%- endif %}

@@ -1,4 +1,4 @@
-{%- from "lab/map.jinja" import lab with context %}
+{%- set lab = salt["qemulab.declaration"](pillar.get("lab")) %}
 include:
   - lab.declared
   - lab.packages

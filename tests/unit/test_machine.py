@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def test_the_recipes_machine_is_one_command_line() -> None:
 )
 def test_the_processor_follows_the_accelerator(accel: str, cpu: Any, expected: list[str]) -> None:
     """``host`` needs KVM; QEMU's own default serves TCG, as in the recipe."""
-    command = argv(replace(AROUND, accel=accel), **cpu)
+    command = argv(AROUND._replace(accel=accel), **cpu)
     assert values(command, "-accel") == [accel]
     assert values(command, "-cpu") == expected
 
@@ -147,14 +146,13 @@ def test_a_machine_with_bios_has_no_flash_chips() -> None:
 
 def test_the_firmwares_own_format_is_honoured() -> None:
     """Some distributions have it as qcow2."""
-    command = argv(replace(AROUND, firmware_code_format="qcow2"))
+    command = argv(AROUND._replace(firmware_code_format="qcow2"))
     assert node(command, "uefi-code")["driver"] == "qcow2"
 
 
 def test_the_built_in_guest_is_booted_from_its_kernel() -> None:
     """With its image, its arguments and the files that it reads from the firmware's."""
-    around = replace(
-        AROUND,
+    around = AROUND._replace(
         kernel=Path("/guest/vmlinuz"),
         initrd=Path("/guest/initrd"),
         kernel_arguments="console=ttyS0 quiet",
@@ -310,9 +308,8 @@ def texts(value: Any) -> set[str]:
 def test_no_path_adds_a_word_or_an_option(paths: list[Path], arguments: str) -> None:
     """Each is one value: whole in JSON, or with its commas doubled."""
     full = {"display": "vnc", "cdrom": "/a.iso", "disks": [{"backing": "/b.qcow2"}]}
-    standard = replace(AROUND, kernel=RUN, initrd=RUN, firmware_files={"keys": RUN})
-    around = replace(
-        standard,
+    standard = AROUND._replace(kernel=RUN, initrd=RUN, firmware_files={"keys": RUN})
+    around = standard._replace(
         qmp=paths[0],
         serial=paths[1],
         console_log=paths[2],

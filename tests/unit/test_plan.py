@@ -49,7 +49,7 @@ RUNNING = VmFacts(VM, VM, {"hda": 50 * GIB}, True, "running")
 STOPPED = VmFacts(VM, None, {"hda": 50 * GIB}, True)
 NEW = VmFacts()
 UP = NetworkFacts(NET, "up", True, True, True, ("a",))
-IDLE = replace(UP, machines=())
+IDLE = UP._replace(machines=())
 
 # Another value for each key. A key that is new has to be given one here, and an effect that is
 # true of it in its declaration.
@@ -245,9 +245,9 @@ def test_a_machine_that_is_off_is_started_where_it_should_run() -> None:
 @pytest.mark.parametrize("status", ["paused", "io-error"])
 def test_a_machine_that_was_halted_goes_on_where_it_should_run(status: str) -> None:
     """Its process is there; QEMU's own word is the old value."""
-    plan = planner.plan_vm(replace(RUNNING, status=status), VM, "running")
+    plan = planner.plan_vm(RUNNING._replace(status=status), VM, "running")
     assert shown(plan.changes) == {"running": (status, True, LIVE)}
-    assert planner.plan_vm(replace(RUNNING, status=status), VM, "present") == Plan()
+    assert planner.plan_vm(RUNNING._replace(status=status), VM, "present") == Plan()
 
 
 def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
@@ -269,7 +269,7 @@ def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
 def test_a_pending_change_stays_pending_after_it_was_defined() -> None:
     """What runs is what it was started with, whatever is stored."""
     declared = replace(VM, memory=1024)
-    plan = planner.plan_vm(replace(RUNNING, defined=declared), declared, "running")
+    plan = planner.plan_vm(RUNNING._replace(defined=declared), declared, "running")
     assert shown(plan.pending) == {"memory": (2048, 1024, RESTART)}
     assert not plan.changes
 
@@ -302,7 +302,7 @@ def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
         (STOPPED, "60G", ("50G", "60G", LIVE)),
         (RUNNING, "40G", ("50G", "40G", RECREATE)),
         (STOPPED, "40G", ("50G", "40G", RECREATE)),
-        (replace(STOPPED, disks={}), "40G", (None, "40G", CREATE)),
+        (STOPPED._replace(disks={}), "40G", (None, "40G", CREATE)),
     ],
 )
 def test_a_disk_grows_but_never_shrinks(
@@ -317,7 +317,7 @@ def test_a_disk_grows_but_never_shrinks(
 def test_a_size_that_was_declared_and_never_applied_is_still_wanted() -> None:
     """The second apply does what the first could not."""
     declared = changed(VM, ["disks", "size"], "60G")
-    plan = planner.plan_vm(replace(STOPPED, defined=declared), declared, "present")
+    plan = planner.plan_vm(STOPPED._replace(defined=declared), declared, "present")
     assert shown(plan.changes) == {"disks:hda:size": ("50G", "60G", LIVE)}
 
 
@@ -326,7 +326,7 @@ def test_another_backing_image_is_refused_until_the_disk_is_gone() -> None:
     declared = changed(VM, ["disks", "backing"], "/new.qcow2")
     plan = planner.plan_vm(STOPPED, declared, "present")
     assert shown(plan.refused) == {"disks:hda:backing": ("/old.qcow2", "/new.qcow2", RECREATE)}
-    plan = planner.plan_vm(replace(STOPPED, disks={}), declared, "present")
+    plan = planner.plan_vm(STOPPED._replace(disks={}), declared, "present")
     assert not plan.refused
     assert effects(plan) == {"disks:hda:backing": CREATE, "disks:hda:size": CREATE}
 
@@ -413,11 +413,11 @@ def test_a_new_network_is_created_with_its_link_and_processes() -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (replace(UP, link="no address"), {"link": ("no address", "up", LIVE)}),
-        (replace(UP, link="down"), {"link": ("down", "up", LIVE)}),
-        (replace(UP, route=False), {"route": ("absent", "loopback", LIVE)}),
-        (replace(UP, hub=False), {"hub": ("stopped", "running", LIVE)}),
-        (replace(UP, dnsmasq=False), {"dnsmasq": ("stopped", "running", LIVE)}),
+        (UP._replace(link="no address"), {"link": ("no address", "up", LIVE)}),
+        (UP._replace(link="down"), {"link": ("down", "up", LIVE)}),
+        (UP._replace(route=False), {"route": ("absent", "loopback", LIVE)}),
+        (UP._replace(hub=False), {"hub": ("stopped", "running", LIVE)}),
+        (UP._replace(dnsmasq=False), {"dnsmasq": ("stopped", "running", LIVE)}),
     ],
 )
 def test_what_has_failed_of_a_network_is_put_right(facts: NetworkFacts, expected: Any) -> None:

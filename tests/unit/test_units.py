@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import _qemulab_units as units
@@ -159,7 +158,7 @@ def test_a_drop_in_leaves_out_what_a_unit_has_not() -> None:
 
 def test_a_path_with_anything_in_it_is_one_word_to_systemd() -> None:
     """Quotes and backslashes are escaped, a percent sign is no specifier."""
-    text = units.systemd_drop_in(replace(VM, binds=((ODD, "/run/media/cdrom"),)))
+    text = units.systemd_drop_in(VM._replace(binds=((ODD, "/run/media/cdrom"),)))
     assert text.splitlines()[-1] == (
         r'BindReadOnlyPaths="/srv/a b/it'
         r"'"
@@ -265,7 +264,7 @@ def test_a_wrapper_without_binds_needs_no_namespace() -> None:
 
 def test_a_path_with_anything_in_it_is_one_word_to_the_shell() -> None:
     """Quoted where it stands."""
-    text = units.supervisord_wrapper(replace(VM, binds=((ODD, "/run/a b"),)), Path("/state/run"))
+    text = units.supervisord_wrapper(VM._replace(binds=((ODD, "/run/a b"),)), Path("/state/run"))
     mounts = [shlex.split(line) for line in text.splitlines() if line.startswith("mount ")]
     assert mounts == [
         ["mount", "--bind", ODD, "/run/a b"],
