@@ -91,7 +91,7 @@ def remove_files(site: Site, purge: bool) -> None:
     others = site.facts().others
     host.remove(layout.lab_file)
     host.remove(layout.lab_runtime)
-    host.remove(layout.uefi_templates)
+    host.remove(layout.templates)
     if purge:
         host.remove(layout.lab_state)
         host.remove(layout.lab_logs)

@@ -10,7 +10,10 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import _qemulab_host as host
 import _qemulab_probe as probe
@@ -68,37 +71,68 @@ def publish(temporary: Path, path: Path) -> None:
     host.sync_directory(path.parent)
 
 
-def make_disk(path: Path, disk: Disk) -> None:
+def make_disk(site: Site, path: Path, disk: Disk) -> None:
     """Make a disk's image under a temporary name, then give it its own."""
-    command = ["qemu-img", "create", "-q", "-f", "qcow2"]
-    if disk.backing:
-        # The format is given, not probed: whoever wrote the image could otherwise choose it.
-        command += ["-F", "qcow2", "-b", disk.backing]
     with unfinished(path) as temporary:
-        host.run([*command, str(temporary), disk.size], hint=probe.install_hint("qemu-img"))
+        if disk.backing:
+            # The format is given, not probed: whoever wrote the image could otherwise choose it.
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.backing]
+            qemu_img([*command, str(temporary), disk.size])
+        else:
+            shutil.copyfile(blank(site, disk).path, temporary)
         publish(temporary, path)
 
 
-def make_variables(site: Site, path: Path, machine_type: str) -> None:
-    """
-    Make a machine's copy of the UEFI variables, as qcow2: raw ones refuse snapshots.
+class Template(NamedTuple):
+    """An image that others are copies of: where it is, and what makes it when a path is added."""
 
-    The firmware's own are converted once for a lab and copied for each machine.
-    """
-    found = probe.firmware(machine_type)
+    path: Path
+    command: tuple[str, ...]
+    size: str = ""
+
+
+def blank(site: Site, disk: Disk) -> Template:
+    """Return the template of an empty disk: ``qemu-img`` runs once a size and not once a disk."""
+    path = site.layout.templates / f"blank-{size_bytes(disk.size)}.qcow2"
+    return Template(path, ("qemu-img", "create", "-q", "-f", "qcow2"), disk.size)
+
+
+def variables(site: Site, machine_type: str) -> Template:
+    """Return the template of the UEFI variables, as qcow2: raw ones refuse snapshots."""
+    found = site.firmware(machine_type)
     stamp = os.stat(found.vars)
     version = hashlib.sha256(f"{found.vars} {stamp.st_mtime_ns} {stamp.st_size}".encode())
-    template = site.layout.uefi_templates / f"{version.hexdigest()[:16]}.qcow2"
-    if not template.exists():
-        host.make_directory(template.parent)
-        convert = ["qemu-img", "convert", "-f", found.vars_format, "-O", "qcow2"]
-        with unfinished(template) as temporary:
-            command = [*convert, found.vars, str(temporary)]
-            host.run(command, hint=probe.install_hint("qemu-img"))
-            os.rename(temporary, template)
-    with unfinished(path) as temporary:
-        shutil.copyfile(template, temporary)
-        publish(temporary, path)
+    path = site.layout.templates / f"uefi-{version.hexdigest()[:16]}.qcow2"
+    convert = ("qemu-img", "convert", "-f", found.vars_format, "-O", "qcow2", found.vars)
+    return Template(path, convert)
+
+
+def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
+    """Make, all at once, the templates that are missing and that images are about to come from."""
+    wanted: dict[Path, Template] = {}
+    for name, vm in vms.items():
+        missing = [each for each in vm.disks if not site.layout.disk(name, each.name).exists()]
+        found = [blank(site, disk) for disk in missing if not disk.backing]
+        if vm.firmware == "uefi" and not site.layout.uefi_variables(name).exists():
+            found.append(variables(site, vm.machine))
+        wanted |= {each.path: each for each in found if not each.path.exists()}
+    if wanted:
+        host.make_directory(site.layout.templates)
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            list(pool.map(make_template, wanted.values()))
+
+
+def make_template(template: Template) -> None:
+    """Make a template under a temporary name, then give it its own."""
+    with unfinished(template.path) as temporary:
+        size = [template.size] if template.size else []
+        qemu_img([*template.command, str(temporary), *size])
+        os.rename(temporary, template.path)
+
+
+def qemu_img(command: list[str]) -> None:
+    """Run ``qemu-img``; raises HostError where it fails or is missing."""
+    host.run(command, hint=probe.install_hint("qemu-img"))
 
 
 @contextlib.contextmanager
@@ -116,15 +150,18 @@ def make_images(site: Site, name: str, vm: Vm) -> None:
     """Make the disks and variables that a machine lacks, and let those it has grow; it is off."""
     layout = site.layout
     host.make_directory(layout.disks(name), mode=0o700, owner=host.USER)
+    make_templates(site, {name: vm})
     for disk in vm.disks:
         path = layout.disk(name, disk.name)
         size = image_size(path)
         if size is None:
-            make_disk(path, disk)
+            make_disk(site, path, disk)
             continue
         host.give(path)
         if size < size_bytes(disk.size):
-            host.run(["qemu-img", "resize", "-q", "-f", "qcow2", str(path), disk.size])
-    variables = layout.uefi_variables(name)
-    if vm.firmware == "uefi" and not variables.exists():
-        make_variables(site, variables, vm.machine)
+            qemu_img(["qemu-img", "resize", "-q", "-f", "qcow2", str(path), disk.size])
+    own = layout.uefi_variables(name)
+    if vm.firmware == "uefi" and not own.exists():
+        with unfinished(own) as temporary:
+            shutil.copyfile(variables(site, vm.machine).path, temporary)
+            publish(temporary, own)

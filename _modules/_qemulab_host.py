@@ -8,14 +8,12 @@ their own. Nothing here knows what a machine or a network is.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import grp
 import json
 import os
 import pwd
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -23,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -191,18 +190,12 @@ def read_json(path: Path | str) -> Any:
         raise HostError(f"{path} is damaged: {err}", hint="remove it and apply again") from err
 
 
-def write(
-    path: Path | str,
-    text: str | bytes,
-    mode: int = 0o644,
-    owner: str | None = None,
-    durable: bool = True,
-) -> bool:
+class File(NamedTuple):
     """
-    Make a file hold a text, atomically and synced to disk.
+    What a file is to be.
 
     path, text
-        The file, and what it is to hold.
+        Where, and what it is to hold.
 
     mode
         Permission bits. Default 0644.
@@ -212,45 +205,101 @@ def write(
 
     durable
         Whether it must survive a crash of the host; what each start writes anew need not, and a
-        sync takes milliseconds. Default ``True``.
-
-    Returns whether anything had to be written: an equal file is left alone. The text is written
-    beside its target, synced and renamed into place, so that a reader (or the host after a crash)
-    sees the old file or the new one.
+        sync takes a millisecond. Default ``True``.
     """
-    target = Path(path)
-    data = text.encode() if isinstance(text, str) else text
-    with contextlib.suppress(OSError):
-        if not target.is_symlink() and target.read_bytes() == data:
-            if stat.S_IMODE(target.stat().st_mode) == mode:
-                return False
-    try:
-        make_directory(target.parent)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fchmod(descriptor, mode)
-                if owner is not None:
-                    os.fchown(descriptor, *user_ids(owner))
-                if durable:
+
+    path: Path
+    text: str | bytes
+    mode: int = 0o644
+    owner: str | None = None
+    durable: bool = True
+
+    def data(self) -> bytes:
+        """Return what it is to hold, in bytes."""
+        return self.text.encode() if isinstance(self.text, str) else self.text
+
+    def is_there(self) -> bool:
+        """Return whether it is that already."""
+        with contextlib.suppress(OSError):
+            if not self.path.is_symlink() and self.path.read_bytes() == self.data():
+                return stat.S_IMODE(self.path.stat().st_mode) == self.mode
+        return False
+
+
+def write(
+    path: Path | str,
+    text: str | bytes,
+    mode: int = 0o644,
+    owner: str | None = None,
+    durable: bool = True,
+) -> bool:
+    """Make one file hold a text, as ``write_all`` does; returns whether it had to be written."""
+    return bool(write_all([File(Path(path), text, mode, owner, durable)]))
+
+
+def write_all(files: Sequence[File]) -> set[Path]:
+    """
+    Make files what they are to be, each atomically and synced to disk.
+
+    files
+        The files.
+
+    Returns which had to be written: an equal one is left alone. Each text is written beside its
+    target, synced and renamed into place, so that a reader (or the host after a crash) sees the
+    old file or the new one. Several at once are synced at once, which costs little more than one.
+    """
+    changed = [file for file in files if not file.is_there()]
+    with contextlib.ExitStack() as unfinished:
+        written = [(file, *unfinished.enter_context(_beside(file))) for file in changed]
+        for file, temporary, descriptor in written:
+            with _refused(file.path):
+                if file.durable:
                     os.fsync(descriptor)
-            os.rename(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        if durable:
-            sync_directory(target.parent)
+                os.rename(temporary, file.path)
+        for directory in {file.path.parent for file in changed if file.durable}:
+            with _refused(directory):
+                sync_directory(directory)
+    return {file.path for file in changed}
+
+
+@contextlib.contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turn the kernel's refusal to write into a HostError."""
+    try:
+        yield
     except OSError as err:
-        raise HostError(f"{target} could not be written: {err.strerror}") from err
-    return True
+        raise HostError(f"{path} could not be written: {err.strerror}") from err
+
+
+@contextlib.contextmanager
+def _beside(file: File) -> Iterator[tuple[str, int]]:
+    """Write a file's text beside it; nothing of it is left in the end unless it was renamed."""
+    with _refused(file.path):
+        make_directory(file.path.parent)
+        place = file.path.parent
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.path.name}.", dir=place)
+    try:
+        with _refused(file.path):
+            with os.fdopen(os.dup(descriptor), "wb") as stream:
+                stream.write(file.data())
+            os.fchmod(descriptor, file.mode)
+            if file.owner is not None:
+                os.fchown(descriptor, *user_ids(file.owner))
+        yield temporary, descriptor
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def write_json(path: Path | str, value: Any) -> bool:
     """Make a file hold a value as JSON that a person can read; returns whether it was written."""
-    return write(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    return write(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON that a person can read."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def sync_directory(path: Path) -> None:
@@ -444,52 +493,3 @@ def process_exists(pid: int) -> bool:
     except OSError:
         return False
     return fields.rpartition(")")[2].split()[0] not in "ZX"
-
-
-# Network
-
-
-def links(interface: str | None = None) -> list[dict[str, Any]]:
-    """
-    Return the host's interfaces with addresses, as ``ip -j -d address show`` has them.
-
-    By netlink, never from /sys: that shows another network namespace's where it was mounted in one.
-    """
-    if find_binary("ip") is None:
-        return []  # a dry run on a host that lacks it: apply installs it first
-    only = ["dev", interface] if interface else []
-    shown = run(["ip", "-j", "-d", "address", "show", *only], check=False)
-    if shown.status != 0:
-        return []
-    return [link for link in json.loads(shown.stdout or "[]") if link.get("ifname")]
-
-
-def routes(destination: str | None = None) -> list[dict[str, Any]]:
-    """Return the host's IPv4 routes of the main table, all or those to one destination."""
-    if find_binary("ip") is None:
-        return []
-    only = [destination] if destination else []
-    shown = run(["ip", "-j", "-4", "route", "show", *only], check=False)
-    return json.loads(shown.stdout or "[]") if shown.status == 0 else []
-
-
-def tcp_answers(address: str, port: int, timeout: float = 1.0) -> bool:
-    """Return whether somebody accepts TCP connections at an address of this host."""
-    try:
-        with socket.create_connection((address, port), timeout=timeout):
-            return True
-    except OSError:
-        return False
-
-
-def port_is_free(address: str, port: int, protocol: str = "tcp") -> bool:
-    """Return whether a port of this host could be listened on; ``False`` where it is taken."""
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        if protocol == "tcp":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as err:
-            return err.errno != errno.EADDRINUSE
-    return True

@@ -66,20 +66,23 @@ def link_script(network: Network, mac: str, user: str, tun_device: str) -> str:
     tun_device
         The device that the hub opens; made for that user alone where it is not /dev/net/tun.
     """
-    tap = shlex.quote(network.interface)
+    tap = network.interface
     lines = []
     if tun_device != "/dev/net/tun":
+        device = shlex.quote(tun_device)
         lines += [
-            f"[ -e {tun_device} ] || mknod -m 0600 {tun_device} c 10 200",
-            f"chown {user} {tun_device}",
+            f"[ -e {device} ] || mknod -m 0600 {device} c 10 200",
+            f"chown {user} {device}",
         ]
     lines += [
         f"ip link show dev {tap} >/dev/null 2>&1 || ip tuntap add dev {tap} mode tap user {user}",
-        f"ip link set dev {tap} address {mac} addrgenmode none up",
-        f"ip address replace {network.address} dev {tap}",
-        "ip link set dev lo up",
+        "ip -batch - <<'END'",
+        f"link set dev {tap} address {mac} addrgenmode none up",
+        f"address replace {network.address} dev {tap}",
+        "link set dev lo up",
         # The group's own route: a QEMU typed by hand, without localaddr=, stays on lo as well.
-        f"ip route replace {group_address(network)}/32 dev lo",
+        f"route replace {group_address(network)}/32 dev lo",
+        "END",
     ]
     return script("Makes the host's side of the network; what is there already stays.", lines)
 

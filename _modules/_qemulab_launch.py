@@ -13,6 +13,7 @@ import _qemulab_host as host
 import _qemulab_machine as machine
 import _qemulab_probe as probe
 import _qemulab_spec as spec
+from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_hub import script
 from _qemulab_keys import USER_NETWORK
@@ -53,13 +54,13 @@ def surroundings(
         if nic.network != USER_NETWORK and nic.network not in networks:
             problem = f"{name} sits on network {nic.network}, which the lab {site.lab} has not"
             raise HostError(problem, hint="qemulab.network_present makes it")
-    found = probe.firmware(vm.machine) if vm.firmware == "uefi" else None
+    found = site.firmware(vm.machine) if vm.firmware == "uefi" else None
     built_in = vm.boot == "guest"
     if built_in and not (layout.guest / "guest.json").exists():
         raise HostError("the built-in guest is not built", hint="qemulab.guest_present builds it")
     return Surroundings(
         qemu=probe.binary("qemu-system-x86_64"),
-        accel=probe.accel(vm.accel).name,
+        accel=site.accel(vm.accel),
         uuid=spec.vm_uuid(site.lab, name),
         qmp=layout.qmp(name),
         serial=layout.serial(name),
@@ -117,15 +118,18 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
 def prepare_script(site: Site, name: str, vm: Vm) -> str:
     """Return what runs as root before each start: the sockets' directory, the binds' targets."""
     layout = site.layout
-    owner = f"-o {host.USER} -g {host.USER}"
     lines = [
-        f"install -d -m 0755 {layout.lab_runtime} {layout.lab_runtime / 'vms'}",
-        f"install -d -m 0700 {owner} {layout.vm_runtime(name)}",
-        f"install -d -m 0700 {owner} {layout.consoles}",
-        f"install -d -m 0755 {layout.media(name)}",
-        # systemd has them in place by then, read-only.
-        *(f"[ -e {path} ] || : > {path}" for path in media_paths(site, name, vm).values()),
+        f"[ -d {layout.vm_runtime(name).parent} ] || mkdir -p {layout.vm_runtime(name).parent}"
     ]
+    for path in (layout.vm_runtime(name), layout.consoles):
+        # Not root's: systemd may have made it, for the binds below it. An apply has done all this.
+        fine = f"[ -d {path} ] && [ ! -O {path} ]"
+        lines.append(f"{fine} || install -d -m 0700 -o {host.USER} -g {host.USER} {path}")
+    targets = media_paths(site, name, vm).values()
+    if targets:
+        lines.append(f"[ -d {layout.media(name)} ] || mkdir {layout.media(name)}")
+    # systemd has them in place by then, read-only.
+    lines += [f"[ -e {path} ] || : > {path}" for path in targets]
     return script(f"Prepares the start of {name}.", lines)
 
 
@@ -145,12 +149,12 @@ def powerdown_script(site: Site, name: str, vm: Vm) -> str:
     return script(f"Presses the power button of {name} and waits.", lines)
 
 
-def write_scripts(site: Site, name: str, vm: Vm) -> None:
-    """Write what a supervisor runs for a machine; each start writes it anew."""
+def scripts(site: Site, name: str, vm: Vm) -> list[File]:
+    """Return what a supervisor runs for a machine; each start writes it anew."""
     directory = site.layout.vm(name)
-    for path, text in (
-        (directory / "prepare", prepare_script(site, name, vm)),
-        (directory / "powerdown", powerdown_script(site, name, vm)),
-        (site.layout.launch(name), machine.launch_script(name, argv(site, name, vm))),
-    ):
-        host.write(path, text, mode=0o755, durable=False)
+    texts = {
+        directory / "prepare": prepare_script(site, name, vm),
+        directory / "powerdown": powerdown_script(site, name, vm),
+        site.layout.launch(name): machine.launch_script(name, argv(site, name, vm)),
+    }
+    return [File(path, text, mode=0o755, durable=False) for path, text in texts.items()]

@@ -80,9 +80,9 @@ class Layout(NamedTuple):
         return self.lab_state / "ssh" / "authorized_keys"
 
     @property
-    def uefi_templates(self) -> Path:
-        """The firmware's UEFI variables in the machines' format, to copy from."""
-        return self.lab_state / "uefi"
+    def templates(self) -> Path:
+        """Empty disks, and the firmware's UEFI variables in the machines' format, to copy from."""
+        return self.lab_state / "templates"
 
     @property
     def units(self) -> Path:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
+import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_probe as probe
 from _qemulab_dnsmasq import Files
+from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
@@ -119,29 +121,36 @@ def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
 
 
 def write_files(site: Site, name: str, network: Network) -> None:
-    """Write everything that a network's processes read; an equal file is left alone."""
+    """Write what was applied of a network and all that its processes read."""
     files = Files(site.layout.network(name))
     device = tun_device(site.lab, name)
     link = hub.link_script(network, hub.tap_mac(site.lab, name), host.USER, device)
     host.make_directory(files.leases.parent, mode=0o700, owner=host.USER)
-    host.write(files.directory / "link", link, mode=0o755)
+    scripts = {"link": link}
     for file, argv in (
         ("hub", hub.hub_argv(network, device)),
         ("dnsmasq", ["dnsmasq", f"--conf-file={files.configuration}"]),
     ):
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
-        text = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
-        host.write(files.directory / file, text, mode=0o755)
-    host.write(files.configuration, dnsmasq.configuration(network, files))
-    host.write(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network))
-    write_names(site, name, network)
+        scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
+    host.write_all(
+        [
+            *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
+            File(files.configuration, dnsmasq.configuration(network, files)),
+            File(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network)),
+            *names_files(site, name, network),
+            site.network_as_file(name, network),
+        ]
+    )
 
 
-def write_names(site: Site, name: str, network: Network) -> bool:
-    """Write what dnsmasq reads again on SIGHUP; returns whether anything changed."""
+def names_files(site: Site, name: str, network: Network) -> list[File]:
+    """Return what dnsmasq reads again on SIGHUP."""
     files = Files(site.layout.network(name))
-    changed = host.write(files.reservations, dnsmasq.reservations_text(network.reservations))
-    return host.write(files.hosts, dnsmasq.hosts_text(network, network.reservations)) or changed
+    return [
+        File(files.reservations, dnsmasq.reservations_text(network.reservations)),
+        File(files.hosts, dnsmasq.hosts_text(network, network.reservations)),
+    ]
 
 
 def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkFacts) -> None:
@@ -157,20 +166,15 @@ def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkF
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
         write_files(site, name, network)
-        site.store_network(name, network)
-        host.run(["/bin/sh", str(site.layout.network(name) / "link")])
+        if site.status("hub", name).alive:  # one that is started makes its link itself
+            host.run(["/bin/sh", str(site.layout.network(name) / "link")])
         if before.defined is not None and "address" in keys:
             drop_foreign_leases(site, name, network)
-        hub_unit, dns_unit = units(site, name, network)
         quiet = {"on_change", "autostart", "link", "route", "hub", "dnsmasq"}
         reread = {key for key in keys if key.startswith("dns:names")}
         if keys - quiet - reread and site.status("dnsmasq", name, fresh=True).alive:
             site.supervisor.stop("dnsmasq", name)
-        for unit in (hub_unit, dns_unit):
-            if site.status(unit.kind, name, fresh=True).alive:
-                site.supervisor.update(unit)
-            else:
-                site.supervisor.start(unit)
+        site.supervisor.start(units(site, name, network))
         site.forget()
         wait_until_ready(site, name, network)
         if reread and not keys - quiet - reread:
@@ -200,14 +204,10 @@ def wait_until_ready(site: Site, name: str, network: Network) -> None:
 
     def serving() -> bool:
         alive = site.status("dnsmasq", name, fresh=True).alive
-        return alive and host.tcp_answers(address, DNS_PORT)
-
-    def attached() -> bool:
-        flags = [flag for link in host.links(network.interface) for flag in link["flags"]]
-        return "LOWER_UP" in flags
+        return alive and hostnet.tcp_answers(address, DNS_PORT)
 
     questions: list[tuple[str, Callable[[], bool]]] = [
-        ("hub", attached),
+        ("hub", lambda: hostnet.has_carrier(network.interface)),
         ("dnsmasq", serving),
     ]
     for kind, question in questions:
@@ -299,8 +299,9 @@ def apply_reservation(site: Site, network_name: str, name: str, item: Reservatio
             raise HostError(problem, hint="qemulab.network_present makes it")
         stale = contradicting(site, network_name, name, item)
         network = with_reservation(network, name, item)
-        site.store_network(network_name, network)
-        changed = write_names(site, network_name, network)
+        names = names_files(site, network_name, network)
+        written = host.write_all([*names, site.network_as_file(network_name, network)])
+        changed = any(file.path in written for file in names)
         alive = site.status("dnsmasq", network_name).alive
         if changed and alive:
             site.supervisor.signal("dnsmasq", network_name, signal.SIGHUP)

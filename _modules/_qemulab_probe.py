@@ -18,6 +18,7 @@ import _qemulab_distribution as distribution
 import _qemulab_firewall
 import _qemulab_firmware
 import _qemulab_host as host
+import _qemulab_hostnet as hostnet
 import _qemulab_routes
 from _qemulab_accel import Accel
 from _qemulab_firewall import Blocked
@@ -177,7 +178,7 @@ def unreadable(path: str) -> str:
 
 def check_port(address: str, port: int, protocol: str) -> None:
     """Raise HostError, with the owner's name, where a port of the host is taken."""
-    if host.port_is_free(address, port, protocol):
+    if hostnet.port_is_free(address, port, protocol):
         return
     flag = "-t" if protocol == "tcp" else "-u"
     listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout

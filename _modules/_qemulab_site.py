@@ -10,25 +10,47 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 from typing import cast
 
 import _qemulab_host as host
+import _qemulab_hostnet as hostnet
+import _qemulab_probe as probe
 import _qemulab_spec as spec
-import _qemulab_supervisors as supervisors
+from _qemulab_firmware import Firmware
+from _qemulab_host import File
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_layout import Layout
+from _qemulab_plan import Plan
 from _qemulab_plan_lab import LabFacts
 from _qemulab_schema import plain
+from _qemulab_supervisord import Supervisord
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Status
+from _qemulab_supervisors import Supervisor
+from _qemulab_systemd import Systemd
 
 ANSWER_AGE = 0.5
 """Seconds that an answer of the host is good for: the states of one apply ask in a row."""
 
 T = TypeVar("T")
+
+
+def supervisor_for(layout: Layout) -> Supervisor:
+    """Return the supervisor of this host. Source: sd_booted(3) for how systemd is told."""
+    if Path("/run/systemd/system").is_dir():
+        return Systemd(layout)
+    return Supervisord(layout)
+
+
+class Begun(NamedTuple):
+    """A machine on its way up: the plan that its state reports, what the supervisor said of it."""
+
+    plan: Plan
+    said: str
 
 
 class Site:
@@ -45,8 +67,10 @@ class Site:
     def __init__(self, lab: str, root: str = "/") -> None:
         self.lab = lab
         self.layout = Layout(lab, Path(root))
-        self.supervisor = supervisors.supervisor_for(self.layout)
+        self.supervisor = supervisor_for(self.layout)
         self._answers: dict[str, tuple[float, Any]] = {}
+        self.begun: dict[str, Begun] = {}
+        """Machines that were started together with another one, until they are waited for."""
 
     # what is
 
@@ -70,11 +94,19 @@ class Site:
 
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
-        return self.recent("links", host.links)
+        return self.recent("network", hostnet.survey)[0]
 
     def routes(self) -> list[dict[str, Any]]:
         """Return the host's IPv4 routes."""
-        return self.recent("routes", host.routes)
+        return self.recent("network", hostnet.survey)[1]
+
+    def firmware(self, machine: str) -> Firmware:
+        """Return the UEFI firmware for a machine type; raises HostError where there is none."""
+        return self.recent(f"firmware {machine}", lambda: probe.firmware(machine))
+
+    def accel(self, wanted: str) -> str:
+        """Return the accelerator to use; raises HostError where a demanded one is no use."""
+        return self.recent(f"accel {wanted}", lambda: probe.accel(wanted).name)
 
     # what was applied
 
@@ -94,9 +126,9 @@ class Site:
         found = {name: self.network(name) for name in self.networks()}
         return {name: network for name, network in found.items() if network is not None}
 
-    def store_network(self, name: str, network: Network) -> None:
-        """Keep a network as applied."""
-        host.write_json(self.layout.network_file(name), plain(network))
+    def network_as_file(self, name: str, network: Network) -> File:
+        """Return what keeps a network as applied."""
+        return File(self.layout.network_file(name), host.json_text(plain(network)))
 
     def reservations(self, name: str) -> dict[str, Reservation]:
         """Return what is reserved on a network."""
@@ -120,10 +152,14 @@ class Site:
         started = stored.get("started")
         return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
 
+    def vm_as_file(self, name: str, defined: Vm, started: Vm | None) -> File:
+        """Return what keeps a machine as applied and as started."""
+        value = {"defined": plain(defined), "started": started and plain(started)}
+        return File(self.layout.vm_file(name), host.json_text(value))
+
     def store_vm(self, name: str, defined: Vm, started: Vm | None) -> None:
         """Keep a machine as applied and as started."""
-        value = {"defined": plain(defined), "started": started and plain(started)}
-        host.write_json(self.layout.vm_file(name), value)
+        host.write_all([self.vm_as_file(name, defined, started)])
 
     def facts(self) -> LabFacts:
         """Return what is of the lab as a whole."""

@@ -1,7 +1,7 @@
 """
 Units: what a supervisor has to know of one process, and how systemd and supervisord are told.
 
-Pure: texts only. ``_qemulab_supervisors`` puts them in place and asks the supervisors.
+Pure: texts only. ``_qemulab_systemd`` and ``_qemulab_supervisord`` put them in place.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def systemd_drop_in(unit: Unit) -> str:
         f"TimeoutStopSec={unit.grace}",
         f"CapabilityBoundingSet={capabilities}",
         f"AmbientCapabilities={capabilities}",
-        *(f"DeviceAllow={device} rw" for device in unit.devices),
+        # m: the script before the start may have to make the node; the process itself cannot.
+        *(f"DeviceAllow={device} rwm" for device in unit.devices),
         # "-": the first script makes some of them, and systemd applies these to it as well.
         *(f"ReadWritePaths=-{path}" for path in unit.writable),
         *(
@@ -251,21 +252,27 @@ def supervisord_wrapper(unit: Unit, path: Path) -> str:
     another user, no capability beyond those named. One process from beginning to end: its PID is
     the one that supervisord knows.
     """
-    lines = []
-    if unit.prepare is not None:
-        lines.append(f'[ "$1" = inside ] || /bin/sh {unit.prepare}')
+    prepare = [] if unit.prepare is None else [f". {shlex.quote(str(unit.prepare))}"]
+    lines = prepare
     if unit.binds:
-        inside = f"exec unshare --mount --propagation private /bin/sh {path} inside"
-        lines.append(f'[ "$1" = inside ] || {inside}')
-        for source, destination in unit.binds:
-            where = shlex.quote(destination)
-            lines.append(f"mount --bind {shlex.quote(source)} {where}")
-            lines.append(f"mount -o remount,bind,ro {where}")
+        # Each program that is not started is a millisecond less until the machine runs.
+        inside = (
+            f"exec unshare --mount --propagation private /bin/sh {shlex.quote(str(path))} inside"
+        )
+        lines = [
+            'if [ "$1" != inside ]; then',
+            *(f"    {line}" for line in [*prepare, inside]),
+            "fi",
+        ]
+        lines += [
+            f"mount -o bind,ro {shlex.quote(source)} {shlex.quote(destination)}"
+            for source, destination in unit.binds
+        ]
     keep = ",".join(["-all", *(f"+{name}" for name in unit.capabilities)])
     drop = [
         f"--reuid={unit.user} --regid={unit.user} --init-groups --no-new-privs",
         f"--bounding-set={keep} --inh-caps={keep} --ambient-caps={keep}",
     ]
     lines.append("umask 0077")
-    lines.append(f"exec setpriv {' '.join(drop)} /bin/sh {unit.launch}")
+    lines.append(f"exec setpriv {' '.join(drop)} /bin/sh {shlex.quote(str(unit.launch))}")
     return script(f"Becomes the unit {unit.program} of the lab {unit.lab}.", lines)

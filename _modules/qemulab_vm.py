@@ -2,6 +2,7 @@
 Labs of QEMU machines: the machines.
 """
 
+import contextlib
 import shlex
 
 import _qemulab_access as access
@@ -10,7 +11,9 @@ import _qemulab_face as face
 import _qemulab_host as host
 import _qemulab_kinds as kinds
 import _qemulab_launch as launch
+import _qemulab_look as looks
 import _qemulab_plan as planner
+import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
@@ -53,7 +56,7 @@ def vm_list(lab=None):
     """
     with face.errors():
         site = _site(lab)
-        return {name: machines.look(site, name)[0] for name in site.vms()}
+        return {name: looks.look(site, name)[0] for name in site.vms()}
 
 
 def vm_info(name, lab=None):
@@ -81,7 +84,7 @@ def vm_info(name, lab=None):
         defined, started = site.vm(name)
         if defined is None:
             return None
-        status, pid = machines.look(site, name)
+        status, pid = looks.look(site, name)
         layout = site.layout
         return {
             "name": name,
@@ -103,7 +106,7 @@ def vm_info(name, lab=None):
         }
 
 
-def vm_ensure(name, declaration=None, power="present", lab=None, test=False):
+def vm_ensure(name, declaration=None, power="present", lab=None, test=False, together=None):
     """
     Make a machine as declared.
 
@@ -122,6 +125,10 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False):
     test
         Only say what would be done. Default ``False``.
 
+    together
+        Other machines that may be started as well, as name and declaration; each is then waited
+        for, and reported, by a call of its own. Default: none.
+
     Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
     ``notes``; ``machines``; and ``ssh``, the command that logs in.
 
@@ -134,15 +141,19 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False):
     with face.errors():
         site = _site(lab)
         declared = spec.vm_from(name, declaration, site.lab, site.all_networks())
+        if together and not test and name not in site.begun and host.is_root():
+            machines.begin_together(site, {name: declared, **_readable(site, together)})
 
         def look():
-            facts = machines.facts(site, name)
+            if name in site.begun:
+                return site.begun[name].plan
+            facts = looks.facts(site, name)
             if facts.status in ("unknown", "unmanaged", "unresponsive"):
-                machines.refuse(site, name, facts.status)
+                looks.refuse(site, name, facts.status)
             return planner.plan_vm(facts, declared, power)
 
-        def act(plan):
-            machines.apply(site, name, declared, plan, machines.facts(site, name))
+        def act(_plan):
+            machines.apply(site, name, declared, power)
             site.forget()
 
         outcome = face.converge(look, act, test)
@@ -150,6 +161,16 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False):
         if not test and not outcome["refused"] and defined not in (None, declared):
             site.store_vm(name, declared, started)  # what is pending comes with the next start
         return {**outcome, "ssh": access.ssh_command(site, declared)}
+
+
+def _readable(site, declarations):
+    """Return declarations read; a faulty one is left to the call that it is meant for."""
+    networks = site.all_networks()
+    found = {}
+    for name, declaration in declarations.items():
+        with contextlib.suppress(kinds.SpecError):
+            found[name] = spec.vm_from(name, declaration, site.lab, networks)
+    return found
 
 
 def vm_remove(name, purge=False, lab=None, test=False):
@@ -181,7 +202,7 @@ def vm_remove(name, purge=False, lab=None, test=False):
         face.need_name(name, f"lab:vms:{name}")
         how = []
         outcome = face.converge(
-            lambda: planner.plan_vm_absent(machines.facts(site, name), purge),
+            lambda: planner.plan_vm_absent(looks.facts(site, name), purge),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
@@ -214,8 +235,8 @@ def vm_power_off(name, lab=None, test=False):
         how = []
 
         def look():
-            status, _ = machines.look(site, name, fresh=True)
-            return planner.plan_vm_stopped(status not in machines.OFF)
+            status, _ = looks.look(site, name, fresh=True)
+            return planner.plan_vm_stopped(status not in looks.OFF)
 
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
@@ -246,11 +267,11 @@ def vm_start(name, lab=None):
         site = _site(lab)
         defined = _defined(site, name)
         with host.lock(site.layout.lock("vm", name)):
-            status, _ = machines.look(site, name, fresh=True)
-            if status in machines.OFF:
-                machines.start(site, name, defined)
+            status, _ = looks.look(site, name, fresh=True)
+            if status in looks.OFF:
+                powers.start(site, name, defined)
             elif status != "running":
-                machines.refuse(site, name, status)
+                looks.refuse(site, name, status)
         site.forget()
         return {"status": "running", "ssh": access.ssh_command(site, defined) or None}
 
@@ -282,7 +303,7 @@ def vm_stop(name, grace=None, lab=None):
         site = _site(lab)
         defined = _defined(site, name)
         with host.lock(site.layout.lock("vm", name)):
-            how = machines.stop(site, name, defined.stop_grace if grace is None else int(grace))
+            how = powers.stop(site, name, defined.stop_grace if grace is None else int(grace))
         return {"how": how}
 
 
@@ -326,7 +347,7 @@ def vm_reset(name, lab=None):
         face.need_root()
         site = _site(lab)
         _defined(site, name)
-        machines.reset(site, name)
+        powers.reset(site, name)
         return True
 
 

@@ -4,8 +4,11 @@ The one shape that all states of qemulab have: plan, say it or have it done, rep
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import salt.utils.args
@@ -18,6 +21,58 @@ def declaration(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a state was given as its thing's declaration, without what is Salt's own."""
     own = salt.utils.args.clean_kwargs(**kwargs)
     return {key: value for key, value in own.items() if key not in STATE_INTERNAL_KEYWORDS}
+
+
+PLAIN = {"fun", "order", "state", "require", "require_in"}
+"""Salt's own keys that a state may have and still start with its neighbours: the others say that
+it runs under a condition, or in a way of its own."""
+
+
+def neighbours(low: Mapping[str, Any], lowstate: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    Return the machines that may be started at the same time as a state's own.
+
+    low, lowstate
+        Salt's ``__low__`` and ``__lowstate__``: this state, and all of the run in their order.
+
+    They are those of the states that follow at once, are the same function of the same lab and
+    require nothing that this one does not: Salt would run them next anyway. Returned are their
+    declarations by name.
+    """
+    found: dict[str, Any] = {}
+    if not low or conditional(low):
+        return found
+    following = itertools.dropwhile(lambda chunk: not same(chunk, low), lowstate)
+    next(following, None)
+    required = thawed(low.get("require", ()))
+    for chunk in following:
+        alike = all(chunk.get(key) == low.get(key) for key in ("state", "fun", "lab"))
+        ready = all(item in required for item in thawed(chunk.get("require", ())))
+        if not alike or not ready or conditional(chunk):
+            break
+        own = {key: value for key, value in chunk.items() if key not in ("name", "lab")}
+        found[chunk["name"]] = declaration(thawed(own))
+    return found
+
+
+def same(chunk: Mapping[str, Any], low: Mapping[str, Any]) -> bool:
+    """Return whether two chunks are the same state of a run."""
+    return all(chunk.get(key) == low.get(key) for key in ("state", "__id__", "name", "fun"))
+
+
+def conditional(chunk: Mapping[str, Any]) -> bool:
+    """Return whether a state runs under a condition, or in a way, of its own."""
+    special = {key for key in STATE_INTERNAL_KEYWORDS if not key.startswith("__")} - PLAIN
+    return not special.isdisjoint(chunk)
+
+
+def thawed(value: Any) -> Any:
+    """Return a copy of a value that Salt has made immutable, and that compares."""
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [thawed(item) for item in value]
+    return value
 
 
 def conclude(

@@ -58,7 +58,8 @@ def vm_running(name, lab=None, **declaration):
     declaration
         Any key that stands under ``lab:vms:NAME`` in the pillar.
 
-    The comment ends with the command that logs in to it.
+    The comment ends with the command that logs in to it. Machines whose states follow one another
+    and require the same are started together; each state then waits for its own.
 
     .. code-block:: yaml
 
@@ -73,11 +74,12 @@ def vm_running(name, lab=None, **declaration):
                   - host_port: 10022
     """
     declared = shape.declaration(declaration)
+    together = shape.neighbours(*(globals().get(key, {}) for key in ("__low__", "__lowstate__")))
     return shape.conclude(
         name,
         __opts__["test"],
         lambda: __salt__["qemulab.vm_ensure"](
-            name, declared, power="running", lab=lab, test=__opts__["test"]
+            name, declared, "running", lab=lab, test=__opts__["test"], together=together
         ),
         already=f"{name} is already running",
         would=f"{name} would be made to run as declared",

@@ -17,7 +17,7 @@ SIGNATURE_NAMES = 10
 #: Private siblings are pure but for these: who may import what that reaches out of the process.
 REACHING = {
     "salt": {"_qemulab_face"},
-    "socket": {"_qemulab_host", "_qemulab_qmp", "_qemulab_supervisors"},
+    "socket": {"_qemulab_hostnet", "_qemulab_qmp", "_qemulab_supervisord"},
     "subprocess": {"_qemulab_host"},
 }
 

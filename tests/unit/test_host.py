@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -397,41 +396,3 @@ def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
             assert host.process_exists(process.pid)
         finally:
             process.kill()
-
-
-# Network
-
-
-@pytest.mark.parametrize(
-    ("protocol", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)]
-)
-def test_a_port_is_free_until_somebody_has_it(protocol: str, kind: socket.SocketKind) -> None:
-    """On its address, or on all."""
-    with socket.socket(socket.AF_INET, kind) as taken:
-        taken.bind(("127.0.0.1", 0))
-        if protocol == "tcp":
-            taken.listen()
-        port = taken.getsockname()[1]
-        assert not host.port_is_free("127.0.0.1", port, protocol)
-        assert not host.port_is_free("0.0.0.0", port, protocol)
-        assert host.port_is_free("127.0.0.2", port, protocol)
-    assert host.port_is_free("127.0.0.1", port, protocol)
-
-
-def test_a_port_that_answers_is_told_from_one_that_does_not() -> None:
-    """At an address of the host's own."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        assert not host.tcp_answers("127.0.0.1", port)
-        listener.listen()
-        assert host.tcp_answers("127.0.0.1", port)
-
-
-@pytest.mark.needs("ip")
-def test_links_and_routes_are_lists_whatever_there_is() -> None:
-    """An interface that is not there is none."""
-    assert [link["ifname"] for link in host.links("lo")] == ["lo"]
-    assert host.links("no-such-link") == []
-    assert isinstance(host.routes(), list)
-    assert host.routes("192.0.2.77") == []

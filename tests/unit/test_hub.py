@@ -55,10 +55,12 @@ def test_the_link_is_made_and_what_is_there_stays() -> None:
         "set -e\n"
         "ip link show dev vmlan >/dev/null 2>&1 || "
         "ip tuntap add dev vmlan mode tap user qemulab\n"
-        f"ip link set dev vmlan address {MAC} addrgenmode none up\n"
-        "ip address replace 10.0.3.1/24 dev vmlan\n"
-        "ip link set dev lo up\n"
-        "ip route replace 230.0.0.1/32 dev lo\n"
+        "ip -batch - <<'END'\n"
+        f"link set dev vmlan address {MAC} addrgenmode none up\n"
+        "address replace 10.0.3.1/24 dev vmlan\n"
+        "link set dev lo up\n"
+        "route replace 230.0.0.1/32 dev lo\n"
+        "END\n"
     )
 
 

@@ -176,3 +176,61 @@ def test_a_declaration_is_what_is_left_of_a_states_arguments(state: ModuleType) 
         "__pub_fun": "state.apply",
     }
     assert state.declaration(given) == {"memory": 1024, "nics": [{"network": "user"}]}
+
+
+# Who may start with whom
+
+
+def chunk(name: str, **keys: Any) -> dict[str, Any]:
+    """Return a machine's state in the form of Salt's lowstate."""
+    return {
+        "state": "qemulab",
+        "fun": "vm_running",
+        "__id__": f"lab-vm-{name}",
+        "name": name,
+        "lab": "lab",
+        "order": 10000,
+        "require": [{"qemulab": "lab-present"}],
+        "memory": 512,
+        **keys,
+    }
+
+
+A, B, C = chunk("a"), chunk("b", memory=256), chunk("c")
+
+
+@pytest.mark.parametrize(
+    ("own", "lowstate", "names"),
+    [
+        (A, [A, B, C], ["b", "c"]),
+        (B, [A, B, C], ["c"]),
+        (C, [A, B, C], []),
+        (A, [A, chunk("b", fun="vm_present"), C], []),
+        (A, [A, chunk("b", state="cmd", fun="run"), C], []),
+        (A, [A, chunk("b", lab="other"), C], []),
+        (A, [A, chunk("b", require=[{"cmd": "x"}]), C], []),
+        (A, [A, chunk("b", require=[]), C], ["b", "c"]),
+        (A, [A, chunk("b", unless="true"), C], []),
+        (A, [A, chunk("b", retry=True), C], []),
+        (A, [A, chunk("b", watch=[{"cmd": "x"}]), C], []),
+        (A, [A, chunk("b", require_in=[{"cmd": "x"}]), C], ["b", "c"]),
+        (chunk("a", parallel=True), [chunk("a", parallel=True), B], []),
+        (chunk("a", onlyif="true"), [chunk("a", onlyif="true"), B], []),
+        ({}, {}, []),
+    ],
+)
+def test_only_those_start_together_that_salt_would_run_next_anyway(
+    state: ModuleType, own: Any, lowstate: Any, names: list[str]
+) -> None:
+    """Neither over another state, nor past a requisite, nor under a condition."""
+    assert list(state.neighbours(own, lowstate)) == names
+
+
+def test_a_neighbour_brings_its_declaration(state: ModuleType) -> None:
+    """Without what is Salt's own, and free of what Salt has made immutable."""
+    from salt.utils.immutabletypes import freeze
+
+    nics = [{"network": "user"}]
+    found = state.neighbours(freeze(A), freeze([A, chunk("b", nics=nics)]))
+    assert found == {"b": {"memory": 512, "nics": nics}}
+    assert type(found["b"]["nics"][0]) is dict

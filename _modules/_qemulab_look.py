@@ -1,0 +1,72 @@
+"""
+How a machine is: asked of its supervisor, of its QEMU and of its files, which have to agree.
+"""
+
+from __future__ import annotations
+
+import _qemulab_disks as disks
+import _qemulab_spec as spec
+from _qemulab_host import HostError
+from _qemulab_plan import VmFacts
+from _qemulab_qmp import Qmp
+from _qemulab_qmp import QmpError
+from _qemulab_qmp import QmpSilent
+from _qemulab_site import Site
+
+LOOK_TIMEOUT = 2.0
+OFF = ("stopped", "failed")
+"""Words of ``look`` for a machine that does not run."""
+
+
+def look(site: Site, name: str, fresh: bool = False) -> tuple[str, int]:
+    """
+    Return how a machine is, and its PID.
+
+    The supervisor's PID, the QMP socket's peer and the machine's UUID must agree, or it is
+    ``unknown``. Other words: ``stopped``, ``failed``, ``starting``, ``unresponsive``,
+    ``unmanaged`` (it runs without its supervisor), or QEMU's own (``running``, ``paused``,
+    ``io-error``, …).
+    """
+    unit = site.status("vm", name, fresh=fresh)
+    path = site.layout.qmp(name)
+    if not unit.alive and not path.exists():
+        return ("failed" if unit.state == "failed" else "stopped"), 0
+    try:
+        with Qmp(path, timeout=LOOK_TIMEOUT) as qmp:
+            found, state = qmp.query("query-uuid", "query-status", timeout=LOOK_TIMEOUT)
+            peer = qmp.peer_pid
+    except QmpSilent:
+        return "unresponsive", unit.pid
+    except QmpError:
+        return ("starting", unit.pid) if unit.alive else ("stopped", 0)
+    if found["UUID"] != spec.vm_uuid(site.lab, name):
+        return "unknown", peer
+    if not unit.alive:
+        return "unmanaged", peer
+    return (str(state["status"]) if peer == unit.pid else "unknown"), peer
+
+
+def refuse(site: Site, name: str, status: str) -> None:
+    """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
+    _, pid = look(site, name, fresh=True)
+    reasons = {
+        "unknown": ("its process, its socket and its UUID do not agree", "end it yourself"),
+        "unmanaged": ("it runs without its supervisor", "power it off from inside, then apply"),
+        "unresponsive": ("it does not answer; another client may hold it", "qemulab.vm_stop"),
+    }
+    reason, hint = reasons.get(status, ("it cannot be started as it is", "qemulab.vm_stop"))
+    raise HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
+
+
+def facts(site: Site, name: str) -> VmFacts:
+    """Return what is of a machine."""
+    defined, started = site.vm(name)
+    status, _ = look(site, name)
+    off = status in OFF
+    return VmFacts(
+        defined=defined,
+        started=None if off else started or defined,
+        disks=disks.disk_sizes(site, name),
+        has_variables=site.layout.uefi_variables(name).exists(),
+        status="stopped" if off else status,
+    )

@@ -1,0 +1,189 @@
+"""
+Machines on and off: started, several at once; stopped, softly and then hard; reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Mapping
+
+import _qemulab_access as access
+import _qemulab_disks as disks
+import _qemulab_host as host
+import _qemulab_launch as launch
+import _qemulab_live as live
+import _qemulab_probe as probe
+from _qemulab_host import HostError
+from _qemulab_keys import Vm
+from _qemulab_look import OFF
+from _qemulab_look import look
+from _qemulab_look import refuse
+from _qemulab_qmp import Qmp
+from _qemulab_qmp import QmpError
+from _qemulab_site import Site
+
+START_TIMEOUT = 20.0
+QUIT_TIMEOUT = 3.0
+PRESS_INTERVAL = 5
+"""Seconds between two presses of a power button that nobody has heard."""
+
+
+def check_start(site: Site, name: str, vm: Vm) -> None:
+    """Raise HostError where the host stands in the way of a start: ports, media, long paths."""
+    long = site.layout.socket_too_long(name)
+    if long is not None:
+        raise HostError(f"the path of the socket {long} is longer than the kernel allows")
+    for nic in vm.nics:
+        for forward in nic.forwards or ():
+            probe.check_port(forward.host_address, forward.host_port, forward.protocol)
+    if vm.vnc_port:
+        probe.check_port("127.0.0.1", vm.vnc_port, "tcp")
+    for path in launch.media(vm).values():
+        problem = probe.unreadable(path)
+        if problem:
+            raise HostError(f"{path} {problem}")
+
+
+def settled(site: Site, name: str) -> str:
+    """Return how a machine that has just been started is, empty while that is not clear."""
+    if site.layout.qmp(name).exists():
+        state, _ = look(site, name)
+        if state not in ("starting", "stopped", "prelaunch", "inmigrate"):
+            return state
+    # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
+    state = site.status("vm", name).state
+    return state if state in OFF else ""
+
+
+def begin(site: Site, vms: Mapping[str, Vm]) -> str:
+    """
+    Start machines without waiting for any: QEMU needs a tenth of a second until it answers, and
+    those that are begun together need it together.
+
+    vms
+        What is to be started, by name; none of it runs.
+
+    Returns what the supervisor complained of, empty where it did not; who was not started shows
+    when it is waited for. Raises HostError where the host stands in the way of one, before any is
+    started.
+    """
+    layout = site.layout
+    host.make_directory(layout.lab_logs)
+    host.make_directory(layout.consoles, mode=0o700, owner=host.USER)
+    access.write_authorized_keys(site)
+    disks.make_templates(site, vms)
+    for name, vm in vms.items():
+        disks.make_images(site, name, vm)
+        check_start(site, name, vm)
+        host.make_directory(layout.vm_runtime(name).parent)
+        host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)
+    files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]
+    files += [site.vm_as_file(name, vm, vm) for name, vm in vms.items()]
+    host.write_all(files)
+    said = ""
+    try:
+        site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])
+    except HostError as err:
+        said = str(err)
+    site.forget()
+    return said
+
+
+def finish(site: Site, name: str, vm: Vm, said: str) -> None:
+    """
+    Wait until QMP says that a machine which was begun runs.
+
+    said
+        What ``begin`` returned.
+
+    Raises HostError if it does not run in time.
+    """
+    state = host.wait_for(lambda: settled(site, name), START_TIMEOUT, slowest=0.02)
+    if state != "running":
+        log = site.supervisor.log("vm", name)
+        # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
+        settle(site, name, vm, hard=True)
+        raise HostError(f"{name} did not start: it is {state or 'not answering'}", log or said)
+    for index, nic in enumerate(vm.nics):
+        if not nic.connected:
+            live.set_link(site, name, index, False)
+
+
+def start(site: Site, name: str, vm: Vm) -> None:
+    """Make what a machine lacks, start it, and wait until QMP says that it runs."""
+    finish(site, name, vm, begin(site, {name: vm}))
+
+
+def stop(site: Site, name: str, grace: int) -> str:
+    """
+    Power a machine off: the power button, then QMP's ``quit``, then SIGKILL.
+
+    grace
+        Seconds that the guest gets to answer the power button.
+
+    Returns which it was: ``acpi``, ``quit``, ``kill``, or ``stopped`` where none ran. Raises
+    HostError where it runs, but is not provably ours.
+    """
+    status, _ = look(site, name, fresh=True)
+    if status in OFF:
+        if status == "failed":
+            site.supervisor.stop("vm", name)  # it may be about to be tried again
+        return "stopped"
+    if status in ("unknown", "unmanaged"):
+        refuse(site, name, status)
+
+    def gone() -> bool:
+        return not site.status("vm", name, fresh=True).alive
+
+    how = "kill"
+    if status != "unresponsive":
+        if pressed(site, name, grace, gone):
+            how = "acpi"
+        else:
+            order(site, name, "quit")
+            if host.wait_for(gone, QUIT_TIMEOUT):
+                how = "quit"
+    defined, _ = site.vm(name)
+    settle(site, name, defined, hard=how == "kill")
+    return how
+
+
+def order(site: Site, name: str, command: str) -> None:
+    """Give QEMU a command; one that ends it may cut the line before it answers."""
+    with contextlib.suppress(QmpError):
+        with Qmp(site.layout.qmp(name)) as qmp:
+            qmp.execute(command)
+
+
+def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
+    """
+    Press a machine's power button until it is off or its grace is over; returns whether it is.
+
+    More than once: a guest that is still booting hears only the press that comes after.
+    """
+    for waited in range(0, max(grace, 1), PRESS_INTERVAL):
+        if waited == PRESS_INTERVAL:
+            host.progress(f"waiting for {name} to power off, {grace} s at the most")
+        order(site, name, "system_powerdown")
+        if host.wait_for(gone, min(grace - waited, PRESS_INTERVAL)):
+            return True
+    return False
+
+
+def settle(site: Site, name: str, defined: Vm | None, hard: bool) -> None:
+    """Have the supervisor know that a machine is off, and remove what it ran with."""
+    site.supervisor.stop("vm", name, hard=hard)
+    site.forget()
+    host.remove(site.layout.vm_runtime(name))
+    if defined is not None:
+        site.store_vm(name, defined, None)
+
+
+def reset(site: Site, name: str) -> None:
+    """Press a running machine's reset button. Raises HostError where it does not run."""
+    status, _ = look(site, name, fresh=True)
+    if status in OFF:
+        raise HostError(f"{name} does not run", hint=f"salt-call qemulab.vm_start {name}")
+    with Qmp(site.layout.qmp(name)) as qmp:
+        qmp.execute("system_reset")

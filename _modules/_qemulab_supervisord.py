@@ -1,0 +1,289 @@
+"""
+supervisord as the supervisor: one of the lab's own, for hosts without systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import signal
+import socket
+import sys
+import xmlrpc.client
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _qemulab_host as host
+import _qemulab_units as units
+from _qemulab_host import File
+from _qemulab_host import HostError
+from _qemulab_layout import Layout
+from _qemulab_supervisors import STOPPED
+from _qemulab_supervisors import Status
+from _qemulab_units import Unit
+
+START_TIMEOUT = 10.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a UNIX socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket in place of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    """XML-RPC over a UNIX socket, a connection a call."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__()
+        self._path = path
+        self._timeout = timeout
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        """Return a fresh connection: supervisord closes them when it likes."""
+        return _UnixConnection(self._path, self._timeout)
+
+
+class Supervisord:
+    """A supervisord of the lab's own, for hosts without systemd: containers, CI."""
+
+    name = "supervisord"
+    ALIVE = ("STARTING", "RUNNING", "STOPPING")
+    NOT_RUNNING = 70
+    BAD_NAME = 10
+    """Faults of supervisord's API. Source: supervisor.xmlrpc.Faults"""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._opening = False
+
+    # talking to it
+
+    def _proxy(self, timeout: float) -> Any:
+        transport = _UnixTransport(self._layout.supervisord_socket, timeout)
+        return xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+
+    def _call(self, method: str, *arguments: Any, timeout: float = 30) -> Any:
+        with self._reached(method):
+            return getattr(self._proxy(timeout).supervisor, method)(*arguments)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _reached(method: str) -> Iterator[None]:
+        """Turn a failed connection into a HostError."""
+        try:
+            yield
+        except (xmlrpc.client.ProtocolError, http.client.HTTPException, OSError) as err:
+            raise HostError(f"supervisord does not answer {method}: {err}") from err
+
+    def _call_all(self, orders: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the answers to several calls, done in one go; a fault is a mapping."""
+        proxy = self._proxy(30)
+        calls = [
+            {"methodName": f"supervisor.{method}", "params": list(arguments)}
+            for method, *arguments in orders
+        ]
+        with self._reached("multicall"):
+            answers: list[Any] = proxy.system.multicall(calls)
+            return answers
+
+    def _is_up(self) -> bool:
+        if not self._layout.supervisord_socket.exists():
+            return False
+        try:
+            return bool(self._call("getState", timeout=5)["statename"] == "RUNNING")
+        except HostError:
+            return False
+
+    @staticmethod
+    def command() -> list[str]:
+        """
+        Return how supervisord is run: from this Python, else as the host's own program.
+
+        Raises HostError where there is none.
+        """
+        if importlib.util.find_spec("supervisor") is not None:
+            return [sys.executable, "-m", "supervisor.supervisord"]
+        program = host.find_binary("supervisord")
+        if program is None:
+            hint = f"{sys.executable} -m pip install supervisor"
+            raise HostError("supervisord is not installed, and systemd does not run here", "", hint)
+        return [program]
+
+    def open(self) -> None:
+        """Start the supervisord where none runs; it takes a tenth of a second to answer."""
+        if self._is_up():
+            return
+        layout = self._layout
+        for directory in (layout.units, layout.lab_runtime, layout.lab_logs):
+            host.make_directory(directory)
+        configuration = layout.lab_state / "supervisord.conf"
+        pidfile = layout.lab_runtime / "supervisord.pid"
+        text = units.supervisord_configuration(
+            layout.supervisord_socket, pidfile, self._log, layout.units
+        )
+        host.write(configuration, text)
+        host.remove(layout.supervisord_socket)
+        host.launch([*self.command(), "-c", str(configuration)])
+        self._opening = True
+
+    @property
+    def _log(self) -> Path:
+        return self._layout.lab_logs / "supervisord.log"
+
+    def _ensure_up(self) -> None:
+        if not self._opening:
+            self.open()
+        if self._opening and not host.wait_for(self._is_up, START_TIMEOUT):
+            raise HostError("supervisord did not come up", host.read(self._log, 2000) or "")
+        self._opening = False
+
+    # the interface
+
+    def status(self) -> dict[tuple[str, str], Status]:
+        """Return the lab's units; none where its supervisord does not run."""
+        return self._answered() or {}
+
+    def _answered(self) -> dict[tuple[str, str], Status] | None:
+        """Return the lab's units, ``None`` where no supervisord answers."""
+        if not self._layout.supervisord_socket.exists():
+            return None
+        try:
+            processes = self._call("getAllProcessInfo")
+        except HostError:
+            return None
+        found = {}
+        for info in processes:
+            kind, _, name = info["name"].partition("-")
+            state = info["statename"]
+            if state in self.ALIVE and info["pid"]:
+                status = Status("running", info["pid"], state.lower())
+            elif state in ("BACKOFF", "FATAL"):
+                status = Status("failed", 0, info["spawnerr"] or state.lower())
+            else:
+                status = Status("stopped", 0, state.lower())
+            found[kind, name] = status
+        return found
+
+    def _files(self, kind: str, name: str) -> tuple[Path, Path]:
+        directory = self._layout.units
+        return directory / f"{kind}-{name}.ini", directory / f"{kind}-{name}.sh"
+
+    def update(self, unit: Unit) -> None:
+        """Write the unit's section and wrapper; supervisord takes the section up at a start."""
+        section, wrapper = self._files(unit.kind, unit.name)
+        log = self._layout.unit_log(unit.kind, unit.name)
+        host.make_directory(log.parent)
+        text = units.supervisord_wrapper(unit, wrapper)
+        program = units.supervisord_program(unit, wrapper, log)
+        files = [File(wrapper, text, 0o755, durable=False), File(section, program, durable=False)]
+        host.write_all(files)
+
+    def start(self, wanted: Sequence[Unit]) -> None:
+        """Define units and start those that do not run."""
+        for unit in wanted:
+            self.update(unit)
+        known = self._answered()
+        if known is None:
+            self._ensure_up()
+        states = {(u.kind, u.name): (known or {}).get((u.kind, u.name), STOPPED) for u in wanted}
+        for (kind, name), status in states.items():
+            if status.state == "failed":
+                self.stop(kind, name)  # it may be between two tries of supervisord's own
+        stopped = [unit for unit in wanted if not states[unit.kind, unit.name].alive]
+        if stopped:
+            self._start_stopped([unit.program for unit in stopped], known or {})
+
+    def _start_stopped(
+        self, programs: Sequence[str], known: Mapping[tuple[str, str], Status]
+    ) -> None:
+        """Have supervisord take up the sections of programs that do not run, and start them."""
+        alive = {f"{kind}-{name}" for (kind, name), each in known.items() if each.alive}
+        added, changed, removed = self._call("reloadConfig")[0]
+        orders: list[tuple[Any, ...]] = [
+            ("removeProcessGroup", group)
+            for group in [*removed, *changed]
+            if group not in alive and group in (*removed, *programs)
+        ]
+        for program in programs:
+            if program in (*added, *changed):
+                orders.append(("addProcessGroup", program))
+            orders.append(("startProcess", program, False))
+        for order, answer in zip(orders, self._call_all(orders), strict=True):
+            if isinstance(answer, dict) and "faultString" in answer and order[0] == "startProcess":
+                kind, _, name = str(order[1]).partition("-")
+                raise self._refused("start", kind, name, str(answer["faultString"]))
+
+    def _alive(self, program: str) -> bool:
+        kind, _, name = program.partition("-")
+        return self.status().get((kind, name), STOPPED).alive
+
+    def _refused(self, what: str, kind: str, name: str, reason: str) -> HostError:
+        log = self._layout.unit_log(kind, name)
+        problem = f"supervisord could not {what} {kind}-{name}: {reason}"
+        return HostError(problem, host.read(log, 2000) or "", f"see {log}")
+
+    def log(self, kind: str, name: str, lines: int = 5) -> str:
+        """Return the last lines that a unit wrote."""
+        text = host.read(self._layout.unit_log(kind, name), 4000) or ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def stop(self, kind: str, name: str, hard: bool = False) -> None:
+        """Stop a unit; hard: SIGKILL after supervisord has been told that it is meant."""
+        if not self._is_up():
+            return
+        program = f"{kind}-{name}"
+        try:
+            if hard:
+                self._call("stopProcess", program, False)
+                self._call("signalProcess", program, "KILL")
+            self._call("stopProcess", program, True, timeout=3700)
+        except xmlrpc.client.Fault as err:
+            if err.faultCode not in (self.NOT_RUNNING, self.BAD_NAME):
+                raise self._refused("stop", kind, name, err.faultString) from err
+        if not host.wait_for(lambda: not self._alive(program), START_TIMEOUT):
+            raise HostError(f"{program} does not end", self.log(kind, name))
+
+    def signal(self, kind: str, name: str, number: signal.Signals) -> None:
+        """Signal a unit's main process: supervisord knows which it is."""
+        try:
+            self._call("signalProcess", f"{kind}-{name}", number.name.removeprefix("SIG"))
+        except xmlrpc.client.Fault as err:
+            raise self._refused("signal", kind, name, err.faultString) from err
+
+    def forget(self, kind: str, name: str) -> None:
+        """Remove a unit's files, and its group from a running supervisord."""
+        for path in self._files(kind, name):
+            host.remove(path)
+        if self._is_up():
+            self._call("reloadConfig")
+            try:
+                self._call("removeProcessGroup", f"{kind}-{name}")
+            except xmlrpc.client.Fault as err:
+                if err.faultCode != self.BAD_NAME:
+                    raise self._refused("forget", kind, name, err.faultString) from err
+
+    def close(self) -> None:
+        """End the supervisord and remove its files."""
+        layout = self._layout
+        pidfile = layout.lab_runtime / "supervisord.pid"
+        if self._is_up():
+            pid = int((host.read(pidfile) or "0").strip() or 0)
+            self._call("shutdown")
+            if not host.wait_for(lambda: not host.process_exists(pid), START_TIMEOUT):
+                raise HostError(f"supervisord (process {pid}) does not end")
+        for path in (layout.supervisord_socket, pidfile, layout.units):
+            host.remove(path)
+        host.remove(layout.lab_state / "supervisord.conf")

@@ -1,0 +1,153 @@
+"""
+systemd as the supervisor: template units on disk, one drop-in for each instance.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import _qemulab_host as host
+import _qemulab_units as units
+from _qemulab_host import File
+from _qemulab_host import HostError
+from _qemulab_layout import Layout
+from _qemulab_supervisors import STOPPED
+from _qemulab_supervisors import Status
+from _qemulab_units import Unit
+
+SYSTEMD_DIRECTORY = Path("/etc/systemd/system")
+
+
+class Systemd:
+    """systemd as PID 1: template units on disk, one drop-in for each instance."""
+
+    name = "systemd"
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def open(self) -> None:
+        """Do nothing: it is up."""
+
+    def status(self) -> dict[tuple[str, str], Status]:
+        """Return the lab's loaded units; systemd forgets stopped ones by itself."""
+        lab = self._layout.lab
+        wanted = "Id,ActiveState,SubState,MainPID,NRestarts,Result"
+        shown = host.run(
+            ["systemctl", "show", "--all", f"--property={wanted}", f"qemulab-*@{lab}:*.service"]
+        )
+        found = {}
+        for block in shown.stdout.split("\n\n"):
+            values = dict(line.partition("=")[::2] for line in block.splitlines())
+            kind, at, instance = values.get("Id", "").removeprefix("qemulab-").partition("@")
+            owner, colon, name = instance.removesuffix(".service").partition(":")
+            if at and colon and owner == lab:
+                found[kind, name] = self._status(values)
+        return found
+
+    @staticmethod
+    def _status(values: dict[str, str]) -> Status:
+        active = values["ActiveState"]
+        pid = int(values["MainPID"])
+        detail = f"{values['SubState']}, restarts {values['NRestarts']}"
+        if active in ("active", "deactivating") and pid:
+            return Status("running", pid, detail)
+        if active == "activating":
+            return Status("starting", pid, detail)
+        if active == "failed":
+            return Status("failed", 0, f"{detail}, {values['Result']}")
+        return Status("stopped", 0, detail)
+
+    def _drop_in(self, service: str) -> Path:
+        return SYSTEMD_DIRECTORY / f"{service}.d" / "qemulab.conf"
+
+    def update(self, unit: Unit) -> None:
+        """Write template and drop-in."""
+        self._define([unit])
+
+    def _define(self, wanted: Sequence[Unit]) -> None:
+        """
+        Write templates and drop-ins.
+
+        systemd reads what it has not loaded yet by itself; only a unit that it holds in memory
+        needs a reload, and it says so.
+        """
+        files = {}
+        for unit in wanted:
+            template = SYSTEMD_DIRECTORY / units.template_name(unit.kind)
+            files[template] = units.systemd_template(unit.kind, unit.user)
+            files[self._drop_in(unit.service)] = units.systemd_drop_in(unit)
+        if host.write_all([File(path, text) for path, text in files.items()]):
+            services = [unit.service for unit in wanted]
+            shown = host.run(["systemctl", "show", "-P", "NeedDaemonReload", *services])
+            if "yes" in shown.stdout.split():
+                host.run(["systemctl", "daemon-reload"])
+        for unit in wanted:
+            link = SYSTEMD_DIRECTORY / "multi-user.target.wants" / unit.service
+            if unit.autostart != os.path.lexists(link):
+                verb = "enable" if unit.autostart else "disable"
+                host.run(["systemctl", "--no-reload", "--quiet", verb, unit.service])
+
+    def start(self, wanted: Sequence[Unit]) -> None:
+        """Define units and start those that do not run."""
+        self._define(wanted)
+        known = self.status()
+        failed = [
+            unit.service
+            for unit in wanted
+            if known.get((unit.kind, unit.name), STOPPED).state == "failed"
+        ]
+        if failed:
+            host.run(["systemctl", "reset-failed", *failed])
+        services = [unit.service for unit in wanted]
+        started = host.run(["systemctl", "start", *services], check=False)
+        if started.status == 0:
+            return
+        known = self.status()
+        for unit in wanted:
+            if not known.get((unit.kind, unit.name), STOPPED).alive:
+                log = self.log(unit.kind, unit.name)
+                problem = f"systemd could not start {unit.service}"
+                raise HostError(problem, log or started.stderr, f"journalctl -u {unit.service}")
+
+    def log(self, kind: str, name: str, lines: int = 5) -> str:
+        """Return the last lines that a unit wrote to the journal."""
+        service = units.service_name(kind, self._layout.lab, name)
+        host.run(["journalctl", "--sync"], check=False)
+        argv = ["journalctl", "-q", "-o", "cat", "-n", str(lines), "-u", service]
+        return host.run(argv, check=False).stdout
+
+    def stop(self, kind: str, name: str, hard: bool = False) -> None:
+        """Stop a unit; hard: leave it no time, and do not let it come back."""
+        service = units.service_name(kind, self._layout.lab, name)
+        if hard:
+            host.run(["systemctl", "stop", "--no-block", service])
+            kill = ["systemctl", "kill", "--signal=KILL", "--kill-whom=main", service]
+            host.run(kill, check=False)
+        host.run(["systemctl", "stop", service], timeout=3700)
+        host.run(["systemctl", "reset-failed", service], check=False)
+
+    def signal(self, kind: str, name: str, number: signal.Signals) -> None:
+        """Signal a unit's main process: systemd knows which it is."""
+        service = units.service_name(kind, self._layout.lab, name)
+        host.run(["systemctl", "kill", f"--signal={number.name}", "--kill-whom=main", service])
+
+    def forget(self, kind: str, name: str) -> None:
+        """Remove a unit's drop-in and its start at boot."""
+        service = units.service_name(kind, self._layout.lab, name)
+        wanted = SYSTEMD_DIRECTORY / "multi-user.target.wants" / service
+        if os.path.lexists(wanted):
+            host.remove(wanted)
+        host.remove(self._drop_in(service).parent)
+
+    def close(self) -> None:
+        """Remove the templates where no lab of this host has an instance left."""
+        names = host.list_directory(SYSTEMD_DIRECTORY)
+        if any(name.startswith("qemulab-") and name.endswith(".service.d") for name in names):
+            return
+        removed = [host.remove(SYSTEMD_DIRECTORY / units.template_name(k)) for k in units.KINDS]
+        if any(removed):
+            host.run(["systemctl", "daemon-reload"])
