@@ -4,6 +4,9 @@ How a machine is: asked of its supervisor, of its QEMU and of its files, which h
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+
 import _qemulab_disks as disks
 import _qemulab_spec as spec
 from _qemulab_host import HostError
@@ -26,8 +29,29 @@ def look(site: Site, name: str, fresh: bool = False) -> tuple[str, int]:
     ``unknown``. Other words: ``stopped``, ``failed``, ``starting``, ``unresponsive``,
     ``unmanaged`` (it runs without its supervisor), or QEMU's own (``running``, ``paused``,
     ``io-error``, …).
+
+    fresh
+        Ask anew, although the last answer is not half a second old. Default ``False``.
     """
-    unit = site.status("vm", name, fresh=fresh)
+    if fresh:
+        site.forget()
+    return site.recent(f"vm {name}", lambda: ask(site, name))
+
+
+def look_at_all(site: Site, names: Collection[str]) -> None:
+    """
+    Ask several machines at once how they are, for those who ask for one of them next.
+
+    A QEMU whose guest keeps it busy takes milliseconds to answer: so they are waited for together.
+    """
+    site.status("vm", "")
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: look(site, name), names))
+
+
+def ask(site: Site, name: str) -> tuple[str, int]:
+    """Return what ``look`` does, always asked anew of QEMU."""
+    unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
         return ("failed" if unit.state == "failed" else "stopped"), 0

@@ -17,6 +17,7 @@ import _qemulab_probe as probe
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import OFF
+from _qemulab_look import ask
 from _qemulab_look import look
 from _qemulab_look import refuse
 from _qemulab_qmp import Qmp
@@ -48,7 +49,7 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
 def settled(site: Site, name: str) -> str:
     """Return how a machine that has just been started is, empty while that is not clear."""
     if site.layout.qmp(name).exists():
-        state, _ = look(site, name)
+        state, _ = ask(site, name)
         if state not in ("starting", "stopped", "prelaunch", "inmigrate"):
             return state
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.

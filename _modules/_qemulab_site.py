@@ -6,6 +6,7 @@ Functions that take a name read what was applied from here; nothing below decide
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,12 @@ def supervisor_for(layout: Layout) -> Supervisor:
     return Supervisord(layout)
 
 
+def _machine(stored: Any) -> tuple[Vm, Vm | None]:
+    """Read a machine's file: as applied, and as its process was last started."""
+    started = stored.get("started")
+    return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
+
+
 class Begun(NamedTuple):
     """A machine on its way up: the plan that its state reports, what the supervisor said of it."""
 
@@ -69,6 +76,7 @@ class Site:
         self.layout = Layout(lab, Path(root))
         self.supervisor = supervisor_for(self.layout)
         self._answers: dict[str, tuple[float, Any]] = {}
+        self._files: dict[Path, tuple[Any, Any]] = {}
         self.begun: dict[str, Begun] = {}
         """Machines that were started together with another one, until they are waited for."""
 
@@ -110,6 +118,18 @@ class Site:
 
     # what was applied
 
+    def _stored(self, path: Path, parse: Callable[[Any], T]) -> T | None:
+        """Return what a file of ours holds, read anew only where it is another file by now."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        # A file is never written in place: a new text is a new file.
+        version = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._files.get(path, (None, None))[0] != version:
+            self._files[path] = version, parse(host.read_json(path))
+        return cast(T, self._files[path][1])
+
     def networks(self) -> list[str]:
         """Return the networks that the lab has."""
         layout = self.layout
@@ -118,8 +138,8 @@ class Site:
 
     def network(self, name: str) -> Network | None:
         """Return a network as applied, with its reservations; ``None`` where there is none."""
-        stored = host.read_json(self.layout.network_file(name))
-        return None if stored is None else spec.stored(Network, stored)
+        path = self.layout.network_file(name)
+        return self._stored(path, lambda value: spec.stored(Network, value))
 
     def all_networks(self) -> dict[str, Network]:
         """Return every network as applied."""
@@ -146,11 +166,7 @@ class Site:
 
     def vm(self, name: str) -> tuple[Vm | None, Vm | None]:
         """Return a machine as applied, and as its process was last started."""
-        stored = host.read_json(self.layout.vm_file(name))
-        if stored is None:
-            return None, None
-        started = stored.get("started")
-        return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
+        return self._stored(self.layout.vm_file(name), _machine) or (None, None)
 
     def vm_as_file(self, name: str, defined: Vm, started: Vm | None) -> File:
         """Return what keeps a machine as applied and as started."""

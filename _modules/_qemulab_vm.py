@@ -31,9 +31,12 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
 
     One that cannot be begun is left to its own state, which then tells why.
     """
+    off = {name: vm for name, vm in wanted.items() if not site.status("vm", name).alive}
+    if len(off) < 2:
+        return
     with contextlib.ExitStack() as locks:
         plans = {}
-        for name, declared in sorted(wanted.items()):
+        for name, declared in sorted(off.items()):
             with contextlib.suppress(HostError):
                 locks.enter_context(host.lock(site.layout.lock("vm", name)))
                 plan = planner.plan_vm(facts(site, name), declared, "running")

@@ -141,8 +141,11 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
     with face.errors():
         site = _site(lab)
         declared = spec.vm_from(name, declaration, site.lab, site.all_networks())
-        if together and not test and name not in site.begun and host.is_root():
-            machines.begin_together(site, {name: declared, **_readable(site, together)})
+        if together and name not in site.begun:
+            if not test and host.is_root():
+                machines.begin_together(site, {name: declared, **_readable(site, together)})
+            if name not in site.begun:
+                looks.look_at_all(site, [name, *together])
 
         def look():
             if name in site.begun:
