@@ -4,6 +4,8 @@ Labs of QEMU machines: the lab as a whole.
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
 
+from pathlib import Path
+
 import _qemulab_access as access
 import _qemulab_check as check
 import _qemulab_face as face
@@ -14,7 +16,9 @@ import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
+import _qemulab_tree as tree
 import _qemulab_version
+from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
 from salt.version import __version__ as salt_version
 
@@ -374,6 +378,30 @@ def ssh_config(lab=None):
         site = _site(lab)
         vms = {name: site.vm(name)[0] for name in site.vms()}
         return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})
+
+
+def file_root():
+    """
+    Return the directory with the SLS files, for ``file_roots``.
+
+    They are found from a checkout, a wheel and a formula that is installed as a package. Raises
+    CommandExecutionError where the modules came without them: synced, by a master or over
+    salt-ssh. Whoever sent those serves the SLS files as well.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local --out=txt qemulab.file_root | sed 's/^local: //'
+    """
+    modules = Path(__file__).parent
+    root = tree.file_root(modules)
+    if root is None:
+        raise CommandExecutionError(
+            f"the SLS files are not on this host: only the modules were synced, to {modules}; "
+            "they stay where those came from, in the file_roots of the master"
+        )
+    return str(root)
 
 
 def version(lab=None):
