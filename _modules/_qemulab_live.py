@@ -20,7 +20,9 @@ from _qemulab_site import Site
 
 def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> None:
     """Do on a running machine what can be done on one."""
-    check_new_ports(old, new)
+    # Every port that is to be opened, before any other is closed.
+    own = frozenset(forward for nic in old.nics for forward in nic.forwards or ())
+    probe.check_forwards(name, new, own)
     with Qmp(site.layout.qmp(name)) as qmp:
         for disk in new.disks:
             size = before.disks.get(disk.name)
@@ -39,15 +41,6 @@ def set_link(site: Site, name: str, index: int, up: bool) -> None:
     """Plug a NIC's cable in or out."""
     with Qmp(site.layout.qmp(name)) as qmp:
         qmp.execute("set_link", {"name": f"nic{index}", "up": up})
-
-
-def check_new_ports(old: Vm, new: Vm) -> None:
-    """Raise HostError where a port that is to be opened is taken, before any other is closed."""
-    own = {forward for nic in old.nics for forward in nic.forwards or ()}
-    for nic in new.nics:
-        for forward in nic.forwards or ():
-            if forward not in own:
-                probe.check_port(forward.host_address, forward.host_port, forward.protocol)
 
 
 def change_forwards(qmp: Qmp, index: int, old: set[Forward], new: set[Forward]) -> None:

@@ -35,11 +35,9 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     long = site.layout.socket_too_long(name)
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
-    for nic in vm.nics:
-        for forward in nic.forwards or ():
-            probe.check_port(forward.host_address, forward.host_port, forward.protocol)
+    probe.check_forwards(name, vm)
     if vm.vnc_port:
-        probe.check_port("127.0.0.1", vm.vnc_port, "tcp")
+        probe.check_port("127.0.0.1", vm.vnc_port, "tcp", f"lab:vms:{name}:vnc_port")
     for path in launch.media(vm).values():
         problem = probe.unreadable(path)
         if problem:

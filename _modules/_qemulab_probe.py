@@ -24,8 +24,10 @@ from _qemulab_accel import Accel
 from _qemulab_firewall import Blocked
 from _qemulab_firmware import Firmware
 from _qemulab_host import HostError
+from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
+from _qemulab_keys import Vm
 
 INSTALLERS = {
     "debian": "apt-get install",
@@ -176,14 +178,33 @@ def unreadable(path: str) -> str:
     return ""
 
 
-def check_port(address: str, port: int, protocol: str) -> None:
-    """Raise HostError, with the owner's name, where a port of the host is taken."""
+def check_port(address: str, port: int, protocol: str, path: str) -> None:
+    """
+    Raise HostError, with the owner's name, where a port of the host is taken.
+
+    path
+        Where the pillar has it, for the error.
+    """
     if hostnet.port_is_free(address, port, protocol):
         return
     flag = "-t" if protocol == "tcp" else "-u"
     listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
     owner = _qemulab_routes.port_owner(listed, port) or "somebody"
-    raise HostError(f"port {port}/{protocol} on {address} is already taken by {owner}")
+    raise HostError(f"{path}: port {port}/{protocol} on {address} is already taken by {owner}")
+
+
+def check_forwards(name: str, vm: Vm, own: frozenset[Forward] = frozenset()) -> None:
+    """
+    Raise HostError where a port that a machine is to forward is taken.
+
+    own
+        What it forwards already. Default: nothing.
+    """
+    for index, nic in enumerate(vm.nics):
+        for place, forward in enumerate(nic.forwards or ()):
+            if forward not in own:
+                path = f"lab:vms:{name}:nics:{index}:forwards:{place}:host_port"
+                check_port(forward.host_address, forward.host_port, forward.protocol, path)
 
 
 def blocked(network: Network) -> list[Blocked]:

@@ -42,7 +42,8 @@ def validate(pillar=None):
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
 
-    Returns ``valid``, and ``faults`` and ``warnings`` as lists of texts, each with its path.
+    Returns ``valid``, and ``faults`` and ``warnings`` as lists of texts, each with its path. A
+    faulty one gives ``salt-call --retcode-passthrough`` (and ``./salt-call``) exit status 1.
 
     CLI Example:
 
@@ -52,6 +53,8 @@ def validate(pillar=None):
     """
     with face.errors():
         lab, notes = check.survey(_pillar(pillar), _site)
+        if notes.faults:
+            __context__["retcode"] = 1
         return {
             "valid": not notes.faults,
             "empty": lab is not None and not (lab.vms or lab.networks),

@@ -3,6 +3,7 @@ Labs of QEMU machines: the machines.
 """
 
 import contextlib
+import re
 import shlex
 
 import _qemulab_access as access
@@ -130,7 +131,8 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         for, and reported, by a call of its own. Default: none.
 
     Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
-    ``notes``; ``machines``; and ``ssh``, the command that logs in.
+    ``notes``; ``machines``; ``ssh``, the command that logs in; and ``images``, the files of disks
+    that a refused change would cost.
 
     CLI Example:
 
@@ -163,7 +165,9 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         defined, started = site.vm(name)
         if not test and not outcome["refused"] and defined not in (None, declared):
             site.store_vm(name, declared, started)  # what is pending comes with the next start
-        return {**outcome, "ssh": access.ssh_command(site, declared)}
+        disks = [key.split(":")[1] for key in outcome["refused"] if key.startswith("disks:")]
+        paths = [str(site.layout.disk(name, disk)) for disk in disks]
+        return {**outcome, "ssh": access.ssh_command(site, declared), "images": paths}
 
 
 def _readable(site, declarations):
@@ -407,4 +411,6 @@ def vm_console(name, lines=40, lab=None):
         site = _site(lab)
         _defined(site, name)
         text = host.read(site.layout.console(name), limit=max(1, int(lines)) * 400) or ""
-        return "\n".join(text.replace("\r", "").splitlines()[-int(lines) :])
+        # The firmware moves the cursor and paints; a log has no screen.
+        plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r", "", text)
+        return "\n".join(plain.splitlines()[-int(lines) :])

@@ -99,7 +99,7 @@ def conclude(
     except (CommandExecutionError, SaltInvocationError) as err:
         return {**ret, "result": False, "comment": str(err)}
     if outcome["refused"]:
-        return {**ret, "result": False, "comment": refusal(name, outcome["refused"])}
+        return {**ret, "result": False, "comment": refusal(name, outcome)}
     if outcome["changes"]:
         ret["changes"] = outcome["changes"]
         ret["result"] = None if test else True
@@ -122,11 +122,12 @@ def values(changes: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{key} {item['old']} -> {item['new']}" for key, item in changes.items())
 
 
-def refusal(name: str, refused: Mapping[str, Mapping[str, Any]]) -> str:
+def refusal(name: str, outcome: Mapping[str, Any]) -> str:
     """Return why nothing was done: a disk's data would be lost."""
+    files = ", ".join(outcome.get("images", ())) or "the disk"
     return (
-        f"{name} is left as it is, since data on a disk would be lost by {values(refused)}; "
-        "remove the disk yourself first"
+        f"{name} is left as it is, since data on a disk would be lost by "
+        f"{values(outcome['refused'])}; remove {files} yourself first"
     )
 
 
