@@ -481,15 +481,3 @@ def lock(path: Path, timeout: float = 60) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-# Processes
-
-
-def process_exists(pid: int) -> bool:
-    """Return whether a process runs; a zombie, which only waits to be reaped, does not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return fields.rpartition(")")[2].split()[0] not in "ZX"

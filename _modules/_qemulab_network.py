@@ -15,6 +15,7 @@ import _qemulab_host as host
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_probe as probe
+import _qemulab_process as process
 from _qemulab_dnsmasq import Files
 from _qemulab_host import File
 from _qemulab_host import HostError
@@ -120,6 +121,11 @@ def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
     )
 
 
+def configuration_option(site: Site, name: str) -> str:
+    """Return the one option of a network's dnsmasq, which no other process has."""
+    return f"--conf-file={Files(site.layout.network(name)).configuration}"
+
+
 def write_files(site: Site, name: str, network: Network) -> None:
     """Write what was applied of a network and all that its processes read."""
     files = Files(site.layout.network(name))
@@ -129,7 +135,7 @@ def write_files(site: Site, name: str, network: Network) -> None:
     scripts = {"link": link}
     for file, argv in (
         ("hub", hub.hub_argv(network, device)),
-        ("dnsmasq", ["dnsmasq", f"--conf-file={files.configuration}"]),
+        ("dnsmasq", ["dnsmasq", configuration_option(site, name)]),
     ):
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
         scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
@@ -178,7 +184,13 @@ def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkF
         site.forget()
         wait_until_ready(site, name, network)
         if reread and not keys - quiet - reread:
-            site.supervisor.signal("dnsmasq", name, signal.SIGHUP)
+            reread_names(site, name)
+
+
+def reread_names(site: Site, name: str) -> None:
+    """Have a network's dnsmasq read names and reservations; one that has just started has."""
+    pid = site.status("dnsmasq", name).pid
+    process.send(pid, signal.SIGHUP, configuration_option(site, name))
 
 
 def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
@@ -304,7 +316,7 @@ def apply_reservation(site: Site, network_name: str, name: str, item: Reservatio
         changed = any(file.path in written for file in names)
         alive = site.status("dnsmasq", network_name).alive
         if changed and alive:
-            site.supervisor.signal("dnsmasq", network_name, signal.SIGHUP)
+            reread_names(site, network_name)
         if stale and alive:
             release(site, network_name, network, stale)
         elif stale:

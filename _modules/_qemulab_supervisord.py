@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
-import signal
 import socket
 import sys
 import xmlrpc.client
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_host as host
+import _qemulab_process as process
 import _qemulab_units as units
 from _qemulab_host import File
 from _qemulab_host import HostError
@@ -256,13 +256,6 @@ class Supervisord:
         if not host.wait_for(lambda: not self._alive(program), START_TIMEOUT):
             raise HostError(f"{program} does not end", self.log(kind, name))
 
-    def signal(self, kind: str, name: str, number: signal.Signals) -> None:
-        """Signal a unit's main process: supervisord knows which it is."""
-        try:
-            self._call("signalProcess", f"{kind}-{name}", number.name.removeprefix("SIG"))
-        except xmlrpc.client.Fault as err:
-            raise self._refused("signal", kind, name, err.faultString) from err
-
     def forget(self, kind: str, name: str) -> None:
         """Remove a unit's files, and its group from a running supervisord."""
         for path in self._files(kind, name):
@@ -282,7 +275,7 @@ class Supervisord:
         if self._is_up():
             pid = int((host.read(pidfile) or "0").strip() or 0)
             self._call("shutdown")
-            if not host.wait_for(lambda: not host.process_exists(pid), START_TIMEOUT):
+            if not host.wait_for(lambda: not process.exists(pid), START_TIMEOUT):
                 raise HostError(f"supervisord (process {pid}) does not end")
         for path in (layout.supervisord_socket, pidfile, layout.units):
             host.remove(path)

@@ -7,7 +7,6 @@ they watch and restart the processes, an apply only talks to them.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 from typing import Protocol
@@ -54,9 +53,6 @@ class Supervisor(Protocol):
 
     def stop(self, kind: str, name: str, hard: bool = False) -> None:
         """Stop a unit and wait for its end; ``hard`` sends SIGKILL at once."""
-
-    def signal(self, kind: str, name: str, number: signal.Signals) -> None:
-        """Signal a unit's main process."""
 
     def log(self, kind: str, name: str, lines: int = 5) -> str:
         """Return the last lines that a unit wrote."""

@@ -5,7 +5,6 @@ systemd as the supervisor: template units on disk, one drop-in for each instance
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,7 +79,8 @@ class Systemd:
             template = SYSTEMD_DIRECTORY / units.template_name(unit.kind)
             files[template] = units.systemd_template(unit.kind, unit.user)
             files[self._drop_in(unit.service)] = units.systemd_drop_in(unit)
-        if host.write_all([File(path, text) for path, text in files.items()]):
+        before = {path for path in files if path.exists()}
+        if before & host.write_all([File(path, text) for path, text in files.items()]):
             services = [unit.service for unit in wanted]
             shown = host.run(["systemctl", "show", "-P", "NeedDaemonReload", *services])
             if "yes" in shown.stdout.split():
@@ -94,16 +94,13 @@ class Systemd:
     def start(self, wanted: Sequence[Unit]) -> None:
         """Define units and start those that do not run."""
         self._define(wanted)
-        known = self.status()
-        failed = [
-            unit.service
-            for unit in wanted
-            if known.get((unit.kind, unit.name), STOPPED).state == "failed"
-        ]
-        if failed:
-            host.run(["systemctl", "reset-failed", *failed])
         services = [unit.service for unit in wanted]
-        started = host.run(["systemctl", "start", *services], check=False)
+        start = ["systemctl", "start", *services]
+        started = host.run(start, check=False)
+        if started.status != 0:
+            # One that failed too often lately is refused without a try, until it is forgotten.
+            host.run(["systemctl", "reset-failed", *services], check=False)
+            started = host.run(start, check=False)
         if started.status == 0:
             return
         known = self.status()
@@ -129,11 +126,6 @@ class Systemd:
             host.run(kill, check=False)
         host.run(["systemctl", "stop", service], timeout=3700)
         host.run(["systemctl", "reset-failed", service], check=False)
-
-    def signal(self, kind: str, name: str, number: signal.Signals) -> None:
-        """Signal a unit's main process: systemd knows which it is."""
-        service = units.service_name(kind, self._layout.lab, name)
-        host.run(["systemctl", "kill", f"--signal={number.name}", "--kill-whom=main", service])
 
     def forget(self, kind: str, name: str) -> None:
         """Remove a unit's drop-in and its start at boot."""

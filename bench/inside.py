@@ -1,8 +1,7 @@
 """
-One measurement, inside namespaces of its own: makes a host without a lab, starts one, times it.
+One measurement, inside a throw-away host without a lab: starts one, times it.
 
-Reads what to do as JSON from standard input, writes what it found as JSON to standard output. Runs
-as PID 1 of its namespace: when it ends, the kernel ends whatever it started.
+Reads what to do as JSON from standard input, writes what it found as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import os
 import shutil
 import socket
-import stat
+import statistics
 import subprocess
 import sys
 import time
@@ -43,71 +42,23 @@ def run(*argv: str) -> None:
         raise Failure(f"{' '.join(argv)}: {done.stderr.strip()}")
 
 
-# A host without a lab
-
-
-def overlay(directory: str, scratch: Path) -> None:
-    """Make what is written to a directory last as long as the namespace."""
-    upper = scratch / directory.strip("/").replace("/", "-")
-    work = upper.with_suffix(".work")
-    upper.mkdir()
-    work.mkdir()
-    options = f"lowerdir={directory},upperdir={upper},workdir={work}"
-    run("mount", "-t", "overlay", "overlay", "-o", options, directory)
-
-
-def private_devices() -> None:
-    """Give the namespace device nodes of its own: qemulab may add one."""
-    nodes = []
-    for path in [*Path("/dev").iterdir(), Path("/dev/net/tun")]:
-        found = path.lstat() if path.exists() else None
-        if found is not None and stat.S_ISCHR(found.st_mode):
-            nodes.append((path, found))
-    run("mount", "-t", "tmpfs", "-o", "mode=0755", "dev", "/dev")
-    for path, found in nodes:
-        path.parent.mkdir(exist_ok=True)
-        os.mknod(path, found.st_mode, found.st_rdev)
-        os.chmod(path, stat.S_IMODE(found.st_mode))
-        os.chown(path, found.st_uid, found.st_gid)
-    os.symlink("/proc/self/fd", "/dev/fd")
-    os.mkdir("/dev/shm", 0o1777)
-
-
-def make_host(scratch: Path, state: Path | None, guest: Path) -> None:
+def make_place(state: Path | None, guest: Path) -> None:
     """
-    Make this namespace a host with all packages, the guest image and nothing else of a lab.
-
-    scratch
-        An empty directory; a tmpfs is mounted there.
+    Give the host the guest image, and nothing else of a lab.
 
     state
-        Where the lab's files are to lie in truth; a tmpfs where ``None``.
+        Where the lab's files are to lie in truth; in memory, as all of the host, where ``None``.
 
     guest
         Directory with the built guest.
     """
-    run("mount", "-t", "tmpfs", "scratch", str(scratch))
-    for directory in ("/etc", "/var/lib", "/var/log"):
-        overlay(directory, scratch)
-    run("mount", "-t", "tmpfs", "-o", "mode=0755", "run", "/run")
     for place in (STATE, LOGS):
-        shutil.rmtree(place, ignore_errors=True)  # in the overlay: the host's own stays
         place.mkdir()
-        if state is None:
-            run("mount", "-t", "tmpfs", "-o", "mode=0755", "lab", str(place))
-        else:
+        if state is not None:
             own = state / place.parent.name
             own.mkdir()
             run("mount", "--bind", str(own), str(place))
     shutil.copytree(guest, STATE / "guest")
-    for name in ("passwd", "shadow", "group", "gshadow"):
-        path = Path("/etc", name)
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if not line.startswith("qemulab:")]
-            path.write_text("".join(kept), encoding="utf-8")
-    private_devices()
-    run("ip", "link", "set", "lo", "up")
     os.sync()
 
 
@@ -197,10 +148,13 @@ def start_lab(argv: list[str], env: dict[str, str], sockets: list[Path]) -> dict
 
 
 def ping(salt_call: str, env: dict[str, str]) -> float:
-    """Return how long Salt takes to start and do nothing."""
-    begin = time.monotonic()
-    subprocess.run([salt_call, "test.ping"], env=env, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - begin
+    """Return how long Salt takes to start and do nothing, the median of three."""
+    took = []
+    for _ in range(3):
+        begin = time.monotonic()
+        subprocess.run([salt_call, "test.ping"], env=env, stdout=subprocess.DEVNULL, check=True)
+        took.append(time.monotonic() - begin)
+    return statistics.median(took)
 
 
 def no_op(salt_call: str, env: dict[str, str]) -> float:
@@ -238,6 +192,8 @@ def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
     if task["ssh"]:
         found["ssh"] = all_answer_ssh(str(STATE / "lab/ssh/id_ed25519")) - found["begin"]
     found["no_op"] = [no_op(salt_call, env) for _ in range(task["no_ops"])]
+    # The host's devices are this machine's own, and a lab may have made one.
+    subprocess.run([salt_call, "state.apply", "lab.purge"], env=env, stdout=subprocess.DEVNULL)
     return found
 
 
@@ -252,8 +208,7 @@ def main() -> int:
     }
     measure = {"script": measure_script, "salt": measure_salt}[task["what"]]
     try:
-        state = Path(task["state"]) if task["state"] else None
-        make_host(Path(task["scratch"]), state, Path(task["guest"]))
+        make_place(Path(task["state"]) if task["state"] else None, Path(task["guest"]))
         found = measure(task, env)
     except (Failure, OSError, subprocess.SubprocessError) as err:
         print(f"bench: {err}", file=sys.stderr)

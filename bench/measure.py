@@ -1,7 +1,7 @@
 """
 Measure ``state.apply lab`` against the recipe's commands as a shell script, and print a table.
 
-Started by ``bench/bench``. Each measurement is one run of ``inside.py`` in namespaces of its own.
+Started by ``bench/bench``. Each measurement is one run of ``inside.py`` in a throw-away host.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT / "tests/integration"))
+import harness  # noqa: E402  the tests' throw-away hosts
+
+SUPERVISORS = ("systemd", "supervisord")
 WORK = CHECKOUT / ".venv/var/bench"
 PILLAR = WORK / "pillar.sls"
 ROOT = WORK / "root"
@@ -102,56 +106,46 @@ def surroundings(argv: list[str]) -> dict[str, str]:
 # Rounds
 
 
-def measure(what: str, env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    what: str, supervisor: str, env: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
     """Return one measurement: ``what`` is ``script`` or ``salt``."""
     place = Path(tempfile.mkdtemp(prefix="round-", dir=WORK))
-    scratch = place / "scratch"
-    state = place / "state"
-    scratch.mkdir()
-    state.mkdir()
     task = {
         "what": what,
         "checkout": str(CHECKOUT),
-        "scratch": str(scratch),
-        "state": None if options.tmpfs else str(state),
+        "state": None if options.tmpfs else str(place),
         "guest": str(ROOT / "var/lib/qemulab/guest"),
         "key": str(WORK / "key"),
         "env": env,
         "ssh": not options.without_ssh,
         "no_ops": options.no_ops,
     }
-    spaces = ["--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     python = [sys.executable, "-I", "-X", f"pycache_prefix={CHECKOUT / '.venv/var/pycache'}"]
-    argv = ["unshare", *spaces, *python, str(CHECKOUT / "bench/inside.py")]
+    argv = [*python, str(CHECKOUT / "bench/inside.py")]
     try:
-        done = subprocess.run(
-            argv,
-            input=json.dumps(task),
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=ROUND_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as err:
-        raise Failure(f"the {what} took longer than {ROUND_TIMEOUT:g} s") from err
+        with harness.booted(supervisor, place, with_uplink=False) as host:
+            done = host.run(argv, stdin=json.dumps(task), timeout=ROUND_TIMEOUT)
+    except harness.HostFailure as err:
+        raise Failure(f"the measurement of the {what} failed: {err}") from err
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    if done.returncode != 0:
-        raise Failure(f"the measurement of the {what} failed")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def one_round(number: int, env: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+def one_round(
+    number: int, supervisor: str, env: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
     """Return a pair of measurements; every other round begins with the other one."""
     order = ("script", "salt") if number % 2 == 0 else ("salt", "script")
-    found = {what: measure(what, env, options) for what in order}
+    found = {what: measure(what, supervisor, env, options) for what in order}
     script, salt = found["script"], found["salt"]
     words = [f"QMP {script['qmp']:.3f} s and {salt['qmp'] - salt['ping']:.3f} s"]
     if not options.without_ssh:
         words.append(f"SSH {script['ssh']:.1f} s and {salt['ssh']:.1f} s")
     words.append(f"no-op {statistics.median(salt['no_op']):.0f} ms")
-    say(f"round {number + 1} of {options.rounds}: {', '.join(words)}")
+    say(f"{supervisor}, round {number + 1} of {options.rounds}: {', '.join(words)}")
     return found
 
 
@@ -207,7 +201,7 @@ def facts(versions: dict[str, Any], env: dict[str, str], options: argparse.Names
     return [
         f"{options.rounds} round(s) of both, one after the other, each in fresh namespaces",
         f"versions: {', '.join(found)}, Python {platform.python_version()}",
-        f"host: Linux {platform.release()}, {os.cpu_count()} CPUs, {env['ACCEL']}, supervisord, "
+        f"host: Linux {platform.release()}, {os.cpu_count()} CPUs, {env['ACCEL']}",
         f"files on {where}",
         "three machines of pillar.example: OVMF, 2 CPUs, 2048 MB, built-in guest; nothing of the "
         "lab before, not even the user qemulab",
@@ -217,23 +211,28 @@ def facts(versions: dict[str, Any], env: dict[str, str], options: argparse.Names
 HEAD: Row = ("", "script", "state.apply lab", "ratio (range)", "goal", "met")
 
 
-def plain(lines: list[str], table: list[Row]) -> str:
-    """Return the table for a terminal."""
-    widths = [max(len(row[column]) for row in [HEAD, *table]) for column in range(len(HEAD))]
-    text = [*lines, ""]
-    for row in [HEAD, *table]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        text.append("  ".join(cells).rstrip())
+def plain(lines: list[str], tables: dict[str, list[Row]]) -> str:
+    """Return the tables for a terminal."""
+    every = [HEAD, *(row for table in tables.values() for row in table)]
+    widths = [max(len(row[column]) for row in every) for column in range(len(HEAD))]
+    text = list(lines)
+    for supervisor, table in tables.items():
+        text += ["", f"Under {supervisor}:", ""]
+        for row in [HEAD, *table]:
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            text.append("  ".join(cells).rstrip())
     return "\n".join(text) + "\n"
 
 
-def markdown(lines: list[str], table: list[Row]) -> str:
-    """Return the table as a page for docs/."""
+def markdown(lines: list[str], tables: dict[str, list[Row]]) -> str:
+    """Return the tables as a page for docs/."""
     text = ["# Measured: speed", "", "Written by `bench/bench --markdown`.", ""]
     text += [f"- {line}" for line in lines]
-    text += ["", "| " + " | ".join(HEAD) + " |", "| --- " + "| ---: " * 4 + "| --- |"]
-    text += ["| " + " | ".join(row) + " |" for row in table]
+    for supervisor, table in tables.items():
+        text += ["", f"## Under {supervisor}", "", "| " + " | ".join(HEAD) + " |"]
+        text += ["| --- " + "| ---: " * 4 + "| --- |"]
+        text += ["| " + " | ".join(row) + " |" for row in table]
     return "\n".join(text) + "\n"
 
 
@@ -243,6 +242,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements (5)")
     parser.add_argument("--no-ops", type=int, default=5, help="no-op applies in each round (5)")
     parser.add_argument("--quick", action="store_true", help="one round")
+    what = "measure under this one only (both)"
+    parser.add_argument("--supervisor", action="append", choices=SUPERVISORS, help=what)
     parser.add_argument("--without-ssh", action="store_true", help="do not wait for the guests")
     parser.add_argument("--tmpfs", action="store_true", help="keep the lab's files in memory")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
@@ -257,17 +258,20 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure and print; the exit status says whether the measurement itself went well."""
     options = arguments()
+    tables = {}
     try:
         env = prepare()
-        rounds = [one_round(number, env, options) for number in range(options.rounds)]
+        for supervisor in options.supervisor or SUPERVISORS:
+            numbers = range(options.rounds)
+            rounds = [one_round(number, supervisor, env, options) for number in numbers]
+            tables[supervisor] = rows(rounds, not options.without_ssh)
         lines = facts(salt_call("qemulab.version"), env, options)
     except (Failure, OSError, subprocess.SubprocessError) as err:
         say(str(err))
         return 1
-    table = rows(rounds, not options.without_ssh)
-    sys.stdout.write(plain(lines, table))
+    sys.stdout.write(plain(lines, tables))
     if options.markdown:
-        options.markdown.write_text(markdown(lines, table), encoding="utf-8")
+        options.markdown.write_text(markdown(lines, tables), encoding="utf-8")
     return 0
 
 

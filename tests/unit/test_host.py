@@ -366,33 +366,3 @@ def test_an_error_lets_the_lock_go(tmp_path: Path) -> None:
         raise KeyError
     with host.lock(tmp_path / "lock", timeout=0):
         pass
-
-
-# Processes
-
-
-def test_a_process_exists_until_it_ends_and_a_zombie_does_not() -> None:
-    """A zombie has a PID, but runs no more."""
-    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE) as process:
-        assert host.process_exists(process.pid)
-        process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, unreaped
-        assert os.path.exists(f"/proc/{process.pid}/stat")
-        assert not host.process_exists(process.pid)
-    assert not host.process_exists(process.pid)
-    assert not host.process_exists(0)
-    assert not host.process_exists(-1)
-    assert host.process_exists(os.getpid())
-
-
-def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
-    """Its name stands in brackets before its state."""
-    program = tmp_path / ") Z ("
-    sleep = host.find_binary("sleep")
-    assert sleep is not None
-    shutil.copy(sleep, program)
-    with subprocess.Popen([str(program), "60"]) as process:
-        try:
-            assert host.process_exists(process.pid)
-        finally:
-            process.kill()
