@@ -46,6 +46,8 @@ def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
 def test_a_signal_reaches_the_process_that_is_meant() -> None:
     """Known by a word of its command line."""
     with subprocess.Popen([*SLEEP, "--conf-file=/a"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         assert processes.send(process.pid, signal.SIGTERM, "--conf-file=/a")
         assert process.wait(10) == -signal.SIGTERM
 
