@@ -88,9 +88,14 @@ def need_root() -> None:
         raise HostError("only root can change a lab", hint="run it with sudo, or by a root minion")
 
 
-def converge(look: Callable[[], Plan], act: Callable[[Plan], None], test: bool) -> dict[str, Any]:
+def converge(
+    site: Site, look: Callable[[], Plan], act: Callable[[Plan], None], test: bool
+) -> dict[str, Any]:
     """
     Look, and unless it is a dry run act, then look again: nothing may be left.
+
+    site
+        The lab that it is done to.
 
     look
         Returns the plan for what is now.
@@ -102,7 +107,7 @@ def converge(look: Callable[[], Plan], act: Callable[[Plan], None], test: bool) 
         Only look.
 
     Returns ``changes``, ``pending`` and ``refused`` (each by key with old, new and effect),
-    ``notes`` and ``machines``. Raises HostError where something is left after acting.
+    ``notes``, ``machines`` and ``lab``. Raises HostError where something is left after acting.
     """
     plan = look()
     outcome = {
@@ -111,6 +116,7 @@ def converge(look: Callable[[], Plan], act: Callable[[Plan], None], test: bool) 
         "refused": planner.words(plan.refused),
         "notes": list(plan.notes),
         "machines": list(plan.machines),
+        "lab": site.lab,
     }
     if test or plan.refused or not plan.changes:
         return outcome

@@ -234,7 +234,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
             access.write_authorized_keys(site)
             site.forget()
 
-        return face.converge(look, act, test)
+        return face.converge(site, look, act, test)
 
 
 def guest_info(lab=None):
@@ -273,8 +273,10 @@ def guest_ensure(lab=None, test=False):
         salt-call qemulab.guest_ensure
     """
     with face.errors():
-        target = _site(lab).layout.guest
+        site = _site(lab)
+        target = site.layout.guest
         return face.converge(
+            site,
             lambda: plan_lab.plan_guest(image.info(target) is not None),
             lambda _plan: image.build(target, probe.kernel_package()),
             test,
@@ -321,7 +323,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
                     __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
             site.forget()
 
-        return face.converge(look, act, test)
+        return face.converge(site, look, act, test)
 
 
 def lab_remove(purge=False, lab=None, test=False):
@@ -360,7 +362,7 @@ def lab_remove(purge=False, lab=None, test=False):
             check.remove_files(site, purge)
             site.forget()
 
-        return face.converge(look, act, test)
+        return face.converge(site, look, act, test)
 
 
 def ssh_config(lab=None):

@@ -108,6 +108,7 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
         face.need_name(name, f"lab:networks:{name}")
         if not present:
             return face.converge(
+                site,
                 lambda: planner.plan_network_absent(networks.facts(site, name)),
                 lambda _plan: networks.remove(site, name, networks.facts(site, name)),
                 test,
@@ -124,7 +125,7 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
-        outcome = face.converge(look, act, test)
+        outcome = face.converge(site, look, act, test)
         if not test and outcome["changes"]:
             for each in probe.blocked(declared):
                 problem = f"the host's firewall drops {each.what} on {declared.interface}"
@@ -197,7 +198,7 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
             return planner.plan_reservation(old, wanted, bool(stale))
 
         return face.converge(
-            look, lambda _plan: networks.apply_reservation(site, network, name, wanted), test
+            site, look, lambda _plan: networks.apply_reservation(site, network, name, wanted), test
         )
 
 

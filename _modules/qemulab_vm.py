@@ -161,7 +161,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             machines.apply(site, name, declared, power)
             site.forget()
 
-        outcome = face.converge(look, act, test)
+        outcome = face.converge(site, look, act, test)
         defined, started = site.vm(name)
         if not test and not outcome["refused"] and defined not in (None, declared):
             site.store_vm(name, declared, started)  # what is pending comes with the next start
@@ -209,6 +209,7 @@ def vm_remove(name, purge=False, lab=None, test=False):
         face.need_name(name, f"lab:vms:{name}")
         how = []
         outcome = face.converge(
+            site,
             lambda: planner.plan_vm_absent(looks.facts(site, name), purge),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
@@ -248,7 +249,7 @@ def vm_power_off(name, lab=None, test=False):
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
 
-        return {**face.converge(look, act, test), "how": (how or ["stopped"])[0]}
+        return {**face.converge(site, look, act, test), "how": (how or ["stopped"])[0]}
 
 
 def vm_start(name, lab=None):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import salt.utils.args
 from salt.exceptions import CommandExecutionError
@@ -75,17 +76,52 @@ def thawed(value: Any) -> Any:
     return value
 
 
+class Run(NamedTuple):
+    """
+    What a state runs with.
+
+    salt, opts
+        Salt's dunders.
+
+    thing
+        What its events are about: a noun, and the name where there are several (``vm:master``).
+    """
+
+    salt: Mapping[str, Callable[..., Any]]
+    opts: Mapping[str, Any]
+    thing: str
+
+    @property
+    def test(self) -> bool:
+        """Return whether this is a dry run."""
+        return bool(self.opts["test"])
+
+    def tell(self, name: str, outcome: Mapping[str, Any]) -> None:
+        """
+        Send an event for each effect that a state's changes have had; each change is in one.
+
+        Without a master there is nobody to tell: Salt would warn at each event.
+        """
+        if self.opts.get("file_client") == "local":
+            return
+        changes = outcome["changes"]
+        for effect in sorted({change["effect"] for change in changes.values()}):
+            tag = f"salt/qemulab/{outcome['lab']}/{self.thing}/{effect}"
+            mine = {key: item for key, item in changes.items() if item["effect"] == effect}
+            self.salt["event.send"](tag, {"name": name, "lab": outcome["lab"], "changes": mine})
+
+
 def conclude(
-    name: str, test: bool, act: Callable[[], dict[str, Any]], already: str, would: str, has: str
+    run: Run, name: str, act: Callable[[], dict[str, Any]], already: str, would: str, has: str
 ) -> dict[str, Any]:
     """
     Have something done, or said what would be, and return it as a state does.
 
+    run
+        What it runs with.
+
     name
         The state's name.
-
-    test
-        Whether this is a dry run.
 
     act
         Calls the execution function; returns its outcome.
@@ -102,8 +138,10 @@ def conclude(
         return {**ret, "result": False, "comment": refusal(name, outcome)}
     if outcome["changes"]:
         ret["changes"] = outcome["changes"]
-        ret["result"] = None if test else True
-        ret["comment"] = would if test else has
+        ret["result"] = None if run.test else True
+        ret["comment"] = would if run.test else has
+        if not run.test:
+            run.tell(name, outcome)
     warnings = list(outcome.get("warnings", ())) + outcome["notes"]
     if outcome["pending"]:
         ret["pending"] = outcome["pending"]

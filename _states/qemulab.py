@@ -39,7 +39,8 @@ def declared(name, pillar=None):
         return {"changes": {}, "pending": {}, "refused": {}, "notes": found["warnings"]}
 
     good = "the declaration is without fault"
-    ret = shape.conclude(name, __opts__["test"], act, already=good, would=good, has=good)
+    run = shape.Run(__salt__, __opts__, "lab")
+    ret = shape.conclude(run, name, act, already=good, would=good, has=good)
     if found.get("empty"):
         ret["comment"] = "the pillar declares no network and no machine: nothing is done"
     return ret
@@ -67,8 +68,8 @@ def present(name, authorized_keys=None, lab=None):
               - ssh-ed25519 AAAA... me@laptop
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, "lab"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.lab_ensure"](authorized_keys, lab=lab, test=__opts__["test"]),
         already="the lab is already present",
         would="the lab would be made",
@@ -92,8 +93,8 @@ def guest_present(name, lab=None):
           qemulab.guest_present: []
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, "guest"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.guest_ensure"](lab=lab, test=__opts__["test"]),
         already="the built-in guest is already built",
         would="the built-in guest would be built",
@@ -127,8 +128,8 @@ def pruned(name, vms=None, networks=None, mode="report", lab=None):
             - mode: stop
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, "lab"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.prune"](
             vms or [], networks or [], mode=mode, lab=lab, test=__opts__["test"]
         ),
@@ -159,8 +160,8 @@ def absent(name, purge=False, lab=None):
             - purge: True
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, "lab"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.lab_remove"](purge=purge, lab=lab, test=__opts__["test"]),
         already="the lab is already absent",
         would="the lab would be removed",

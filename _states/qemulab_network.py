@@ -39,8 +39,8 @@ def network_present(name, lab=None, **declaration):
     """
     declared = shape.declaration(declaration)
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.network_ensure"](name, declared, lab=lab, test=__opts__["test"]),
         already=f"network {name} is already as declared",
         would=f"network {name} would be made as declared",
@@ -64,8 +64,8 @@ def network_absent(name, lab=None):
           qemulab.network_absent: []
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.network_ensure"](
             name, present=False, lab=lab, test=__opts__["test"]
         ),
@@ -104,8 +104,8 @@ def reservation_present(name, mac, address, network="vmlan", lab=None):
     """
     declared = {"mac": mac, "address": address}
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"reservation:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.reservation_ensure"](
             name, network, declared, lab=lab, test=__opts__["test"]
         ),
@@ -135,8 +135,8 @@ def reservation_absent(name, network="vmlan", lab=None):
             - network: vmlan
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"reservation:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.reservation_ensure"](
             name, network, lab=lab, test=__opts__["test"]
         ),

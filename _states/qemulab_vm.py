@@ -36,8 +36,8 @@ def vm_present(name, lab=None, **declaration):
     """
     declared = shape.declaration(declaration)
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.vm_ensure"](name, declared, lab=lab, test=__opts__["test"]),
         already=f"{name} is already as declared",
         would=f"{name} would be made as declared",
@@ -76,8 +76,8 @@ def vm_running(name, lab=None, **declaration):
     declared = shape.declaration(declaration)
     together = shape.neighbours(*(globals().get(key, {}) for key in ("__low__", "__lowstate__")))
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.vm_ensure"](
             name, declared, "running", lab=lab, test=__opts__["test"], together=together
         ),
@@ -103,8 +103,8 @@ def vm_stopped(name, lab=None):
           qemulab.vm_stopped: []
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.vm_power_off"](name, lab=lab, test=__opts__["test"]),
         already=f"{name} is already stopped",
         would=f"{name} would be stopped",
@@ -132,8 +132,8 @@ def vm_absent(name, purge=False, lab=None):
             - purge: True
     """
     return shape.conclude(
+        shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        __opts__["test"],
         lambda: __salt__["qemulab.vm_remove"](name, purge=purge, lab=lab, test=__opts__["test"]),
         already=f"{name} is already absent",
         would=f"{name} would be removed",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 OUTCOME: dict[str, Any] = {
+    "lab": "lab",
     "changes": {},
     "pending": {},
     "refused": {},
@@ -44,8 +45,8 @@ def conclude(state: ModuleType) -> Callable[..., dict[str, Any]]:
 
     def call(test: bool = False, **outcome: Any) -> dict[str, Any]:
         ret: dict[str, Any] = state.conclude(
+            state.Run({}, {"test": test, "file_client": "local"}, "vm:master"),
             "master",
-            test,
             lambda: {**OUTCOME, **outcome},
             "master is already running",
             "master would be started",
@@ -134,7 +135,8 @@ def test_an_error_is_a_result_and_no_traceback(state: ModuleType, error: str, te
     def act() -> dict[str, Any]:
         raise getattr(state, error)("lab:vms:a:memory: is bad")
 
-    assert state.conclude("master", test, act, "already", "would", "has") == {
+    run = state.Run({}, {"test": test}, "vm:master")
+    assert state.conclude(run, "master", act, "already", "would", "has") == {
         "name": "master",
         "result": False,
         "changes": {},
@@ -176,6 +178,37 @@ def test_a_declaration_is_what_is_left_of_a_states_arguments(state: ModuleType) 
         "__pub_fun": "state.apply",
     }
     assert state.declaration(given) == {"memory": 1024, "nics": [{"network": "user"}]}
+
+
+# Events
+
+
+@pytest.mark.parametrize(
+    ("opts", "sent"),
+    [
+        ({"test": False, "file_client": "remote"}, ["create", "live"]),
+        ({"test": False}, ["create", "live"]),
+        ({"test": True, "file_client": "remote"}, []),
+        ({"test": False, "file_client": "local"}, []),
+    ],
+)
+def test_each_change_is_in_one_event(
+    state: ModuleType, opts: dict[str, Any], sent: list[str]
+) -> None:
+    """One for each effect; none in a dry run, none where there is no master to hear it."""
+    disk = {"disks:hda:size": {"old": None, "new": "50G", "effect": "create"}}
+    events: list[tuple[str, Any]] = []
+    run = state.Run({"event.send": lambda *event: events.append(event)}, opts, "vm:master")
+    outcome = {**OUTCOME, "changes": {**CDROM, **disk}}
+    state.conclude(run, "master", lambda: outcome, "already", "would", "has")
+    data = {"create": disk, "live": CDROM}
+    assert events == [
+        (
+            f"salt/qemulab/lab/vm:master/{effect}",
+            {"name": "master", "lab": "lab", "changes": data[effect]},
+        )
+        for effect in sent
+    ]
 
 
 # Who may start with whom
