@@ -35,6 +35,11 @@ ADDRESS = "198.51.100.2"
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: Which virtualenv ./salt-call takes: the one that ``./test`` chose, never this machine's own Salt.
+OUR_SALT = {"QEMULAB_SALT": os.environ.get("QEMULAB_SALT") or "own"}
+if "QEMULAB_PYTHON" in os.environ:
+    OUR_SALT["QEMULAB_PYTHON"] = os.environ["QEMULAB_PYTHON"]
+
 #: Makes the overlay its root, prints PID 1's number in the tests' own PID namespace, becomes PID 1.
 BOOT = r"""
 set -e
@@ -175,7 +180,7 @@ class Host:
             Seconds until it is killed and HostFailure raised. Default 120.
 
         env
-            Variables beside PATH, HOME and LC_ALL.
+            Variables beside PATH, HOME, LC_ALL and those that choose a Salt.
 
         stdin
             Text for its standard input; none by default.
@@ -206,7 +211,7 @@ class Host:
         stdin: int = subprocess.DEVNULL,
     ) -> Command:
         """Start a command in the host and return it running, with pipes for its output."""
-        variables = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(env or {})}
+        variables = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **OUR_SALT, **(env or {})}
         words = [f"{name}={value}" for name, value in variables.items()]
         return Command(
             [*self.enter(), "env", "-i", "-C", os.fspath(cwd), *words, *argv],
