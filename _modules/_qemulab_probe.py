@@ -39,6 +39,11 @@ def os_release() -> str:
     return host.read(os.path.realpath("/etc/os-release")) or ""
 
 
+def distribution_name() -> str | None:
+    """Return what the distribution calls itself, ``None`` where it does not say."""
+    return distribution.read_os_release(os_release()).get("PRETTY_NAME")
+
+
 def family() -> str:
     """Return the family of this distribution. Raises HostError where it is none that is known."""
     try:
