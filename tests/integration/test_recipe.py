@@ -1,5 +1,7 @@
 """
-The recipe's lab, end to end, on both supervisors: from nothing to three machines and away again.
+The recipe's lab, end to end: from nothing to three machines and away again.
+
+On both supervisors, and on the next release of Debian.
 
 The tests of this file run in order on one lab: each stands on what the one before has shown.
 """
@@ -10,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import debian13
 import harness
 import labs
 import pytest
@@ -25,11 +28,19 @@ NOOP_BUDGET = 50.0
 """Milliseconds that a second apply may take, by Salt's own count."""
 
 
-@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "supervisord",
+        "systemd",
+        pytest.param("debian13", marks=pytest.mark.needs("mmdebstrap")),
+    ],
+)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give the recipe's lab, not applied yet, on a host with ``lo`` only."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path_factory.mktemp("recipe")) as host:
+    make = harness.systemd_host if request.param == "systemd" else harness.namespace_host
+    lower = debian13.prepared() if request.param == "debian13" else Path("/")
+    with make(tmp_path_factory.mktemp("recipe"), lower=lower) as host:
         yield Lab(host)
 
 
