@@ -159,6 +159,15 @@ def test_nothing_listens_on_other_addresses(lab: Lab) -> None:
     assert {address for address in addresses if not re.fullmatch(allowed, address)} == set()
 
 
+def test_qemu_and_socat_have_nothing_to_say(lab: Lab) -> None:
+    """No option of theirs is deprecated in this distribution's version."""
+    if lab.host.supervisor == "systemd":
+        words = ["journalctl", "-q", "-o", "cat", "_COMM=qemu-system-x86", "+", "_COMM=socat"]
+    else:
+        words = ["sh", "-c", "cat /var/log/qemulab/lab/vm-*.log /var/log/qemulab/lab/hub-*.log"]
+    assert lab.host.run(words).stdout == ""
+
+
 def test_hand_typed_qemu_joins(lab: Lab) -> None:
     """With the recipe's own -netdev: it gets an address from the range."""
     guest = "/var/lib/qemulab/guest"
