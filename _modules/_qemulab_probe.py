@@ -53,12 +53,19 @@ def family() -> str:
 
 
 def install_hint(what: str) -> str:
-    """Return the command that installs a program (or ``firmware``), empty where none is known."""
+    """
+    Return the command that installs a program (or ``firmware``).
+
+    Where the distribution has no package with it, what to do instead; empty where nothing is known.
+    """
     try:
         name = distribution.family(os_release())
-        return f"{INSTALLERS[name]} {distribution.package_of(what, name)}"
     except ValueError:
         return ""
+    try:
+        return f"{INSTALLERS[name]} {distribution.package_of(what, name)}"
+    except ValueError as err:
+        return str(err)
 
 
 def kernel_package() -> str:
