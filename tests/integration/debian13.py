@@ -22,12 +22,14 @@ ROOT = HOME / "root"
 PACKAGES = (
     "bind9-dnsutils",
     "ca-certificates",
+    "dbus",
     "iproute2",
     "mount",
     "openssh-client",
     "procps",
     "python3",
     "python3-venv",
+    "systemd",
 )
 
 #: Runs a command in the root, with the checkout at its own path and the root's own ``.venv`` in it.

@@ -24,6 +24,8 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "ssh", "unshare", "nsenter"),
 ]
 
+DEBIAN13 = [pytest.mark.needs("mmdebstrap")]
+
 NOOP_BUDGET = 50.0
 """Milliseconds that a second apply may take, by Salt's own count."""
 
@@ -33,13 +35,15 @@ NOOP_BUDGET = 50.0
     params=[
         "supervisord",
         "systemd",
-        pytest.param("debian13", marks=pytest.mark.needs("mmdebstrap")),
+        pytest.param("debian13", marks=DEBIAN13),
+        pytest.param("debian13-systemd", marks=[*DEBIAN13, pytest.mark.full]),
     ],
 )
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give the recipe's lab, not applied yet, on a host with ``lo`` only."""
-    make = harness.systemd_host if request.param == "systemd" else harness.namespace_host
-    lower = debian13.prepared() if request.param == "debian13" else Path("/")
+    systemd = request.param.endswith("systemd")
+    make = harness.systemd_host if systemd else harness.namespace_host
+    lower = debian13.prepared() if request.param.startswith("debian13") else Path("/")
     with make(tmp_path_factory.mktemp("recipe"), lower=lower) as host:
         yield Lab(host)
 
