@@ -24,6 +24,8 @@ from labs import tiny
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter"),
+    # The first test makes the virtualenv where it is not made yet.
+    pytest.mark.timeout(900),
 ]
 
 RELEASE = "3007"

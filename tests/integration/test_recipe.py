@@ -24,7 +24,8 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "ssh", "unshare", "nsenter"),
 ]
 
-DEBIAN13 = [pytest.mark.needs("mmdebstrap")]
+#: The first test makes the root where it is not made yet, which takes the package index's time.
+DEBIAN13 = [pytest.mark.needs("mmdebstrap"), pytest.mark.timeout(900)]
 
 NOOP_BUDGET = 50.0
 """Milliseconds that a second apply may take, by Salt's own count."""
