@@ -77,44 +77,42 @@ _UBUNTU = {
 _SUSE = {
     "qemu-system-x86_64": Package("qemu-x86", "spec"),
     # Later releases have a qemu-img of its own, which qemu-tools pulls in; Leap 15.5 has not.
-    "qemu-img": Package("qemu-tools"),
+    "qemu-img": Package("qemu-tools", "spec"),
     FIRMWARE: Package("qemu-ovmf-x86_64", "spec"),
-    "socat": Package("socat"),
+    "socat": Package("socat", "spec"),
     "dnsmasq": Package("dnsmasq", "spec"),
-    "dhcp_release": Package("dnsmasq-utils"),
-    "ip": Package("iproute2"),
-    "ss": Package("iproute2"),
-    "ssh": Package("openssh-clients"),
-    "ssh-keygen": Package("openssh-common"),
-    "busybox": Package("busybox-static", "spec"),
-    "dropbear": Package("dropbear", "spec"),
-    "depmod": Package("kmod"),
-    "mount": Package("util-linux"),
-    "nsenter": Package("util-linux"),
-    "setpriv": Package("util-linux"),
-    "unshare": Package("util-linux"),
+    "dhcp_release": Package("dnsmasq-utils", "spec"),
+    "ip": Package("iproute2", "spec"),
+    "ss": Package("iproute2", "spec"),
+    "ssh": Package("openssh-clients", "spec"),
+    "ssh-keygen": Package("openssh-common", "spec"),
+    "depmod": Package("kmod", "spec"),
+    "mount": Package("util-linux", "spec"),
+    "nsenter": Package("util-linux", "spec"),
+    "setpriv": Package("util-linux", "spec"),
+    "unshare": Package("util-linux", "spec"),
     KERNEL: Package("kernel-default"),
 }
 
 _FEDORA = {
-    "qemu-system-x86_64": Package("qemu-system-x86-core"),
+    "qemu-system-x86_64": Package("qemu-system-x86-core", "spec"),
     "qemu-img": Package("qemu-img", "spec"),
     FIRMWARE: Package("edk2-ovmf", "spec"),
     "socat": Package("socat"),
     "dnsmasq": Package("dnsmasq", "spec"),
     "dhcp_release": Package("dnsmasq-utils", "spec"),
-    "ip": Package("iproute"),
-    "ss": Package("iproute"),
+    "ip": Package("iproute", "spec"),
+    "ss": Package("iproute", "spec"),
     "ssh": Package("openssh-clients"),
     "ssh-keygen": Package("openssh"),
     # Fedora's busybox is the static one.
     "busybox": Package("busybox", "spec"),
     "dropbear": Package("dropbear", "spec"),
     "depmod": Package("kmod"),
-    "mount": Package("util-linux-core"),
-    "nsenter": Package("util-linux-core"),
-    "setpriv": Package("util-linux"),
-    "unshare": Package("util-linux-core"),
+    "mount": Package("util-linux-core", "spec"),
+    "nsenter": Package("util-linux-core", "spec"),
+    "setpriv": Package("util-linux", "spec"),
+    "unshare": Package("util-linux-core", "spec"),
     KERNEL: Package("kernel-core", "files"),
 }
 
@@ -125,6 +123,18 @@ TABLE: Mapping[str, Mapping[str, Package]] = {
     "ubuntu": _UBUNTU,
     "suse": _SUSE,
     "fedora": _FEDORA,
+}
+
+_NO_GUEST = (
+    "openSUSE has no dropbear, and its busybox neither init nor acpid, so the built-in Linux"
+    " cannot be made here: copy /var/lib/qemulab/guest from a Debian host, or declare cdrom, or a"
+    " disk with a backing"
+)
+
+#: What a family has no package for, and what to do then. Source for openSUSE: busybox.config and
+#: busybox-static.config of Factory; the latter, as /usr/bin/busybox-static, has no udhcpc either.
+ABSENT: Mapping[str, Mapping[str, str]] = {
+    "suse": {"busybox": _NO_GUEST, "dropbear": _NO_GUEST},
 }
 
 #: Which family a distribution belongs to by its ``ID``, or by a word of its ``ID_LIKE``.
@@ -212,10 +222,13 @@ def package_of(binary: str, family: str) -> str:
     family
         As ``family()`` returned it.
 
-    Raises ValueError where the table has no such family or no such purpose.
+    Raises ValueError where the table has no such family or no such purpose, and with what to do
+    instead where the family has no such package.
     """
     if family not in TABLE:
         raise ValueError(f"{family} is no family of distributions: {', '.join(sorted(TABLE))}")
+    if binary in ABSENT.get(family, ()):
+        raise ValueError(ABSENT[family][binary])
     if binary not in TABLE[family]:
         raise ValueError(f"no package is known that brings {binary}")
     return TABLE[family][binary].name
@@ -234,7 +247,10 @@ def missing(needed: Iterable[str], has: Callable[[str], bool], family: str) -> l
     family
         As ``family()`` returned it.
 
-    Raises ValueError as ``package_of`` does, but only for what is missing: a host of an unknown
-    distribution that has everything needs no package.
+    What the family has no package for is left out: whoever needs it says so, and all else is
+    installed until then. Raises ValueError as ``package_of`` does for anything else, but only for
+    what is missing: a host of an unknown distribution that has everything needs no package.
     """
-    return sorted({package_of(each, family) for each in needed if not has(each)})
+    absent = ABSENT.get(family, {})
+    wanted = [each for each in needed if each not in absent]
+    return sorted({package_of(each, family) for each in wanted if not has(each)})

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import _qemulab_guest as guest
 import _qemulab_host as host
+import _qemulab_probe as probe
 
-BUSYBOX_HINT = "install the package busybox-static"
-DROPBEAR_HINT = "install the package dropbear-bin"
 KERNEL_HINT = "run apt-get update, or install a kernel with virtio, or name another kernel package"
 
 COMPRESSION = 6
@@ -102,7 +101,7 @@ def _ingredients(
     files = {path: (mode, text.encode()) for path, (mode, text) in guest.text_files().items()}
     files.update(programs)
     files.update(_module_files(kernel, work))
-    applets = host.run(["busybox", "--list"], hint=BUSYBOX_HINT).stdout.split()
+    applets = host.run(["busybox", "--list"]).stdout.split()
     archive = cpio(entries(files, guest.links(applets)))
     initrd = gzip.compress(archive, COMPRESSION, mtime=0)
     image = kernel.image.read_bytes()
@@ -249,12 +248,13 @@ def _programs() -> tuple[dict[str, tuple[int, bytes]], dict[str, str]]:
 
     Raises HostError where one is missing or busybox cannot do what the guest needs.
     """
-    busybox = _find("busybox", BUSYBOX_HINT)
-    applets = host.run([busybox, "--list"], hint=BUSYBOX_HINT).stdout.split()
+    busybox = probe.binary("busybox")
+    applets = host.run([busybox, "--list"]).stdout.split()
     lacking = [name for name in guest.REQUIRED_APPLETS if name not in applets]
     if lacking:
-        raise host.HostError(f"{busybox} has no {', '.join(lacking)}", hint=BUSYBOX_HINT)
-    dropbear = _find("dropbear", DROPBEAR_HINT)
+        hint = probe.install_hint("busybox")
+        raise host.HostError(f"{busybox} has no {', '.join(lacking)}", hint=hint)
+    dropbear = probe.binary("dropbear")
     programs = {"busybox": busybox, "dropbear": dropbear}
     # Only for whoever works inside the guest: missing ones are no fault.
     for name in ("dbclient", "dropbearkey"):
@@ -270,14 +270,6 @@ def _programs() -> tuple[dict[str, tuple[int, bytes]], dict[str, str]]:
         "dropbear": _version(host.run([dropbear, "-V"], check=False)),
     }
     return files, versions
-
-
-def _find(name: str, hint: str) -> str:
-    """Return a program's path. Raises HostError, with the package's name, without one."""
-    path = host.find_binary(name)
-    if path is None:
-        raise host.HostError(f"{name} is not installed", hint=hint)
-    return path
 
 
 def _version(result: host.Result) -> str:

@@ -42,6 +42,11 @@ def os_release() -> str:
     return host.read(os.path.realpath("/etc/os-release")) or ""
 
 
+def distribution_name() -> str | None:
+    """Return what the distribution calls itself, ``None`` where it does not say."""
+    return distribution.read_os_release(os_release()).get("PRETTY_NAME")
+
+
 def family() -> str:
     """Return the family of this distribution. Raises HostError where it is none that is known."""
     try:
@@ -51,12 +56,19 @@ def family() -> str:
 
 
 def install_hint(what: str) -> str:
-    """Return the command that installs a program (or ``firmware``), empty where none is known."""
+    """
+    Return the command that installs a program (or ``firmware``).
+
+    Where the distribution has no package with it, what to do instead; empty where nothing is known.
+    """
     try:
         name = distribution.family(os_release())
-        return f"{INSTALLERS[name]} {distribution.package_of(what, name)}"
     except ValueError:
         return ""
+    try:
+        return f"{INSTALLERS[name]} {distribution.package_of(what, name)}"
+    except ValueError as err:
+        return str(err)
 
 
 def kernel_package() -> str:

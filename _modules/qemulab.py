@@ -4,6 +4,7 @@ Labs of QEMU machines: the lab as a whole.
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
 
+import platform
 from pathlib import Path
 
 import _qemulab_access as access
@@ -431,6 +432,9 @@ def version(lab=None):
         return {
             "qemulab": _qemulab_version.VERSION,
             "salt": salt_version,
+            "python": platform.python_version(),
+            "distribution": probe.distribution_name(),
+            "linux": platform.release(),
             "qemu": probe.said_version("qemu-system-x86_64", "--version"),
             "socat": probe.said_version("socat", "-V"),
             "dnsmasq": probe.said_version("dnsmasq", "--version"),

@@ -5,16 +5,36 @@
 # Everything that is said goes to stderr, a line a step. A run that finds its virtualenv as it should
 # be costs two readlinks: neither Python nor pip is started to find that out.
 
+# Two variables choose another virtualenv than the newest Salt on the first fitting Python:
+#
+#   QEMULAB_SALT    a release: 3006, 3007 or 3008; "own" is the newest that requirements.txt allows.
+#                   Unset it lets ./salt-call take the host's own Salt (libexec/host-salt.sh)
+#   QEMULAB_PYTHON  a Python's name or path
+
+say() { printf 'qemulab: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
 venv=${checkout:?}/.venv
+salt_range=()
+case ${QEMULAB_SALT:-own} in
+    own) ;;
+    30[0-9][0-9])
+        venv+=/var/salt-$QEMULAB_SALT
+        salt_range=("salt>=$QEMULAB_SALT,<$((QEMULAB_SALT + 1))")
+        ;;
+    *) die "QEMULAB_SALT is a release, such as 3007, or own; not $QEMULAB_SALT" ;;
+esac
+case ${QEMULAB_PYTHON:-} in
+    '') ;;
+    *) [ "$venv" != "$checkout/.venv" ] || venv+=/var/salt
+       venv+=-on-${QEMULAB_PYTHON##*/} ;;
+esac
 # Every file that a run leaves beside the packages themselves: configuration, caches, byte code.
 # shellcheck disable=SC2034  # for those that source this
 var=$venv/var
 
 # Modes of what is made here and by Salt must not depend on the umask of whoever calls.
 umask 022
-
-say() { printf 'qemulab: %s\n' "$*" >&2; }
-die() { say "$*"; exit 1; }
 
 # Print what the virtualenv must have been made from to count as finished: its Python and its packages.
 venv_recipe() { # REQUIREMENTS
@@ -29,7 +49,9 @@ venv_has() { # REQUIREMENTS
 # Print the first Python that is new enough and can make a virtualenv, the distribution's own first.
 find_python() {
     local candidate found=
-    for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10; do
+    local -a candidates=(/usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10)
+    [ -z "${QEMULAB_PYTHON:-}" ] || candidates=("$QEMULAB_PYTHON")
+    for candidate in "${candidates[@]}"; do
         candidate=$(command -v "$candidate") || continue
         "$candidate" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
             || { found=${found:-old}; continue; }
@@ -38,6 +60,8 @@ find_python() {
         printf '%s\n' "$candidate"
         return
     done
+    [ -z "${QEMULAB_PYTHON:-}" ] \
+        || die "QEMULAB_PYTHON: $QEMULAB_PYTHON is missing, older than 3.10, or has no venv"
     case $found in
         old) die "python3 is older than 3.10, which Salt needs: install a newer one" ;;
         no-venv) die "python3-venv is missing: $(how_to_install python3-venv)" ;;
@@ -75,7 +99,7 @@ fill_venv() { # REQUIREMENTS WHAT
     # No byte code here: it is cached under $var, where that of the checkout's own files must go too.
     PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -I -m pip install --no-input --no-compile \
         --disable-pip-version-check --prefer-binary --find-links "$venv/left-out" \
-        -r "$checkout/$1" >"$venv/install.log" 2>&1 || venv_failed "pip failed"
+        -r "$checkout/$1" "${salt_range[@]}" >"$venv/install.log" 2>&1 || venv_failed "pip failed"
     venv_recipe "$1" >"$venv/made-from-$1.new" && mv "$venv/made-from-$1.new" "$venv/made-from-$1"
 }
 
@@ -99,11 +123,15 @@ with zipfile.ZipFile(f"{folder}/{package}-{version}-py3-none-any.whl", "w") as w
 PYTHON
 }
 
-# Say whether Salt was once installed to its end, and into the Python that is here now. Such a
+# Say whether something was once installed to its end, and into the Python that is here now. Such a
 # virtualenv is brought up to date where it stands: processes of a lab may be running from it.
 venv_is_whole() {
-    [ -x "$venv/bin/python" ] && [ -e "$venv/made-from-requirements.txt" ] \
-        && [ "$(readlink -f "$venv/bin/python")" = "$(head -n 1 "$venv/made-from-requirements.txt")" ]
+    local made
+    for made in "$venv"/made-from-*.txt; do
+        [ -x "$venv/bin/python" ] && [ -e "$made" ] \
+            && [ "$(readlink -f "$venv/bin/python")" = "$(head -n 1 "$made")" ] && return
+    done
+    return 1
 }
 
 make_venv() {
@@ -111,7 +139,9 @@ make_venv() {
     [ -w "$checkout" ] || die "$(id -un) may not write to $checkout, where the virtualenv goes"
     python=$(find_python) || exit
     say "making a virtualenv in $venv"
-    rm -rf "$venv" && mkdir "$venv" || exit
+    # var/ has nothing of the old one's, but for virtualenvs with other Salts, which answer for
+    # themselves.
+    mkdir -p "$venv" && find "$venv" -mindepth 1 -maxdepth 1 ! -name var -exec rm -rf {} + || exit
     "$python" -I -m venv "$venv" >"$venv/install.log" 2>&1 || venv_failed "python3 -m venv failed"
 }
 

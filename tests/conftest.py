@@ -6,8 +6,11 @@ A test that cannot run is skipped with the reason; where ``CI=true`` each of tho
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +57,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if not item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def pytest_report_header() -> str:
+    """Say what the tests run with: ``--salt`` and ``--python`` choose it."""
+    # Not by import: Salt's import hook is one that pytest's own cannot live with.
+    return f"Salt {importlib.metadata.version('salt')}, Python {platform.python_version()}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End a run of ``--smoke`` with what a bug report has to say of the machine."""
+    if not config.getoption("--smoke"):
+        return
+    command = [REPO / "salt-call", "--out=yaml", "qemulab.version"]
+    done = subprocess.run(
+        command, env={**os.environ, **harness.OUR_SALT}, capture_output=True, text=True
+    )
+    terminalreporter.section("this machine, for a bug report")
+    terminalreporter.write_line((done.stdout or done.stderr).strip())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

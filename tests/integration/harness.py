@@ -35,6 +35,10 @@ ADDRESS = "198.51.100.2"
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: Which virtualenv ./salt-call takes: the one that ``./test`` chose, never this machine's own Salt.
+OUR_SALT = {name: os.environ.get(name, "") for name in ("QEMULAB_SALT", "QEMULAB_PYTHON")}
+OUR_SALT["QEMULAB_SALT"] = OUR_SALT["QEMULAB_SALT"] or "own"
+
 #: Makes the overlay its root, prints PID 1's number in the tests' own PID namespace, becomes PID 1.
 BOOT = r"""
 set -e
@@ -42,9 +46,10 @@ base=$1 init=$2 checkout=$3 shared=$4 resolver=$5
 read -r pid _ < /proc/self/stat
 mount --make-rprivate /
 mount -t tmpfs overlay "$base"
+ln -s "$6" "$base/lower"                        # a path without characters that mount reads
 root=$base/root
 mkdir -p "$base"/{upper,work,root,checkout-upper,checkout-work}
-mount -t overlay overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$root"
+mount -t overlay overlay -o "lowerdir=$base/lower,upperdir=$base/upper,workdir=$base/work" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t tmpfs run "$root/run"
@@ -54,9 +59,12 @@ mount -t tmpfs shm "$root/dev/shm"
 chmod 1777 "$root/tmp" "$root/dev/shm"
 if [ ! -e "$root$checkout/salt-call" ]; then    # it lies below /tmp, or on a file system of its own
     mkdir -p "$root$checkout"
-    ln -s "$checkout" "$base/checkout"          # a path without characters that mount reads
+    ln -s "$checkout" "$base/checkout"
     mount -t overlay overlay "$root$checkout" \
         -o "lowerdir=$base/checkout,upperdir=$base/checkout-upper,workdir=$base/checkout-work"
+fi
+if [ -d "$root/venv" ]; then                    # another system's, for another Python
+    mount --bind "$root/venv" "$root$checkout/.venv"
 fi
 mkdir -p "$root$shared"
 mount --bind "$shared" "$root$shared"
@@ -175,7 +183,7 @@ class Host:
             Seconds until it is killed and HostFailure raised. Default 120.
 
         env
-            Variables beside PATH, HOME and LC_ALL.
+            Variables beside PATH, HOME, LC_ALL and those that choose a Salt.
 
         stdin
             Text for its standard input; none by default.
@@ -206,7 +214,7 @@ class Host:
         stdin: int = subprocess.DEVNULL,
     ) -> Command:
         """Start a command in the host and return it running, with pipes for its output."""
-        variables = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(env or {})}
+        variables = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **OUR_SALT, **(env or {})}
         words = [f"{name}={value}" for name, value in variables.items()]
         return Command(
             [*self.enter(), "env", "-i", "-C", os.fspath(cwd), *words, *argv],
@@ -314,6 +322,8 @@ HOST_OWN = (
     "/run/systemd/",
     "/var/lib/systemd/",
     "/var/log/journal",
+    # .venv of another system
+    "/venv",
 )
 #: … and where in there a lab could leave units.
 UNITS = ("/run/systemd/system/", "/run/systemd/transient/")
@@ -330,7 +340,7 @@ def wait_for(question: Callable[[], Any], timeout: float, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def namespace_host(tmp_path: Path, uplink: bool = False) -> Iterator[Host]:
+def namespace_host(tmp_path: Path, uplink: bool = False, lower: Path = Path("/")) -> Iterator[Host]:
     """
     Run a host without systemd for the length of a ``with`` block.
 
@@ -340,23 +350,26 @@ def namespace_host(tmp_path: Path, uplink: bool = False) -> Iterator[Host]:
     uplink
         Whether it has a default route, into a second namespace that records what leaves by it.
         Default ``False``: it has ``lo`` and nothing else.
+
+    lower
+        The file system under its overlay. Default: this machine's own.
     """
-    with booted("supervisord", tmp_path, uplink) as host:
+    with booted("supervisord", tmp_path, uplink, lower) as host:
         yield host
 
 
 @contextlib.contextmanager
-def systemd_host(tmp_path: Path, uplink: bool = False) -> Iterator[Host]:
+def systemd_host(tmp_path: Path, uplink: bool = False, lower: Path = Path("/")) -> Iterator[Host]:
     """Run a host whose PID 1 is systemd; the arguments are those of ``namespace_host``."""
-    with booted("systemd", tmp_path, uplink) as host:
+    with booted("systemd", tmp_path, uplink, lower) as host:
         yield host
 
 
 @contextlib.contextmanager
-def booted(supervisor: str, shared: Path, with_uplink: bool) -> Iterator[Host]:
+def booted(supervisor: str, shared: Path, with_uplink: bool, lower: Path) -> Iterator[Host]:
     """Boot a host, wait until it can be used, and end it with all that runs in it."""
     with contextlib.ExitStack() as stack:
-        pid1 = stack.enter_context(init_process(supervisor, shared, with_uplink))
+        pid1 = stack.enter_context(init_process(supervisor, shared, with_uplink, lower))
         host = Host(supervisor, pid1, shared)
         if supervisor == "systemd":
             wait_for(lambda: systemd_is_up(host), 30, "systemd")
@@ -373,7 +386,7 @@ def systemd_is_up(host: Host) -> bool:
 
 
 @contextlib.contextmanager
-def init_process(supervisor: str, shared: Path, with_uplink: bool) -> Iterator[int]:
+def init_process(supervisor: str, shared: Path, with_uplink: bool, lower: Path) -> Iterator[int]:
     """Run a host's PID 1 and give its number in our own PID namespace."""
     resolver = GATEWAY if with_uplink else "192.0.2.53"
     with (
@@ -382,6 +395,7 @@ def init_process(supervisor: str, shared: Path, with_uplink: bool) -> Iterator[i
         open(Path(base) / "errors", "w+", encoding="utf-8") as errors,
     ):
         boot = [BOOT, "boot", base, supervisor, os.fspath(REPO), os.fspath(shared), resolver]
+        boot.append(os.fspath(lower))
         outer = subprocess.Popen(
             # --pdeathsig: where the tests are killed, unshare is, and --kill-child ends the host.
             ["setpriv", "--pdeathsig", "KILL", "bash", "-c", f'{group} exec "$@"', "enter"]

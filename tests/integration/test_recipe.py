@@ -1,5 +1,7 @@
 """
-The recipe's lab, end to end, on both supervisors: from nothing to three machines and away again.
+The recipe's lab, end to end: from nothing to three machines and away again.
+
+On both supervisors, and on the next release of Debian.
 
 The tests of this file run in order on one lab: each stands on what the one before has shown.
 """
@@ -10,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import debian13
 import harness
 import labs
 import pytest
@@ -21,15 +24,28 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "ssh", "unshare", "nsenter"),
 ]
 
+#: The first test makes the root where it is not made yet, which takes the package index's time.
+DEBIAN13 = [pytest.mark.needs("mmdebstrap"), pytest.mark.timeout(900)]
+
 NOOP_BUDGET = 50.0
 """Milliseconds that a second apply may take, by Salt's own count."""
 
 
-@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "supervisord",
+        "systemd",
+        pytest.param("debian13", marks=DEBIAN13),
+        pytest.param("debian13-systemd", marks=[*DEBIAN13, pytest.mark.full]),
+    ],
+)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give the recipe's lab, not applied yet, on a host with ``lo`` only."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path_factory.mktemp("recipe")) as host:
+    systemd = request.param.endswith("systemd")
+    make = harness.systemd_host if systemd else harness.namespace_host
+    lower = debian13.prepared() if request.param.startswith("debian13") else Path("/")
+    with make(tmp_path_factory.mktemp("recipe"), lower=lower) as host:
         yield Lab(host)
 
 
@@ -146,6 +162,15 @@ def test_nothing_listens_on_other_addresses(lab: Lab) -> None:
     )
     addresses = {line.split()[4] for line in lines}
     assert {address for address in addresses if not re.fullmatch(allowed, address)} == set()
+
+
+def test_qemu_and_socat_have_nothing_to_say(lab: Lab) -> None:
+    """No option of theirs is deprecated in this distribution's version."""
+    if lab.host.supervisor == "systemd":
+        words = ["journalctl", "-q", "-o", "cat", "_COMM=qemu-system-x86", "+", "_COMM=socat"]
+    else:
+        words = ["sh", "-c", "cat /var/log/qemulab/lab/vm-*.log /var/log/qemulab/lab/hub-*.log"]
+    assert lab.host.run(words).stdout == ""
 
 
 def test_hand_typed_qemu_joins(lab: Lab) -> None:

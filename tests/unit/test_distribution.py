@@ -70,8 +70,10 @@ def test_debians_packages() -> None:
 
 
 def test_every_family_has_every_purpose() -> None:
-    for table in distribution.TABLE.values():
-        assert set(table) == set(distribution.TABLE["debian"])
+    for name, table in distribution.TABLE.items():
+        absent = set(distribution.ABSENT.get(name, {}))
+        assert set(table) | absent == set(distribution.TABLE["debian"])
+        assert not set(table) & absent
         assert all(each.checked in ("", "installed", "files", "spec") for each in table.values())
 
 
@@ -90,6 +92,34 @@ def test_package_of() -> None:
         distribution.package_of("vim", "debian")
     with pytest.raises(ValueError, match="arch is no family of distributions"):
         distribution.package_of("socat", "arch")
+
+
+def test_what_a_distribution_has_no_package_for_is_told_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match="openSUSE has no dropbear.*: copy .* or declare cdrom"):
+        distribution.package_of("dropbear", "suse")
+    needed = ("socat", "busybox", "dropbear", "depmod")
+    assert distribution.missing(needed, lambda _: False, "suse") == ["kmod", "socat"]
+
+
+@pytest.mark.parametrize(
+    ("family", "program", "package"),
+    [
+        # From the distributions' build recipes and file lists: see docs/platforms.md.
+        ("suse", "qemu-img", "qemu-tools"),
+        ("suse", "dhcp_release", "dnsmasq-utils"),
+        ("suse", "ssh-keygen", "openssh-common"),
+        ("suse", "setpriv", "util-linux"),
+        ("fedora", "setpriv", "util-linux"),
+        ("fedora", "unshare", "util-linux-core"),
+        ("fedora", "nsenter", "util-linux-core"),
+        ("fedora", "ss", "iproute"),
+        ("fedora", "dropbear", "dropbear"),
+        ("ubuntu", "dnsmasq", "dnsmasq-base"),
+        ("ubuntu", "dropbear", "dropbear-bin"),
+    ],
+)
+def test_packages_of_others(family: str, program: str, package: str) -> None:
+    assert distribution.package_of(program, family) == package
 
 
 def test_missing_is_sorted_and_without_repetition() -> None:

@@ -186,6 +186,27 @@ def test_known_pairs_are_taken_whole() -> None:
     assert firmware.from_known_paths(half.__contains__) is None
 
 
+@pytest.mark.parametrize(
+    ("published", "code"),
+    [
+        # Debian 13, ovmf: no flash of 2 MiB any more.
+        ("OVMF/OVMF_CODE_4M OVMF/OVMF_CODE_4M.secboot OVMF/OVMF_VARS_4M", "OVMF/OVMF_CODE_4M.fd"),
+        # Fedora 38, edk2-ovmf: the links of older releases beside the files.
+        (
+            "edk2/ovmf/OVMF_CODE edk2/ovmf/OVMF_VARS edk2/ovmf-4m/OVMF_CODE edk2/ovmf-4m/OVMF_VARS"
+            " OVMF/OVMF_CODE OVMF/OVMF_VARS",
+            "edk2/ovmf/OVMF_CODE.fd",
+        ),
+        # Arch, edk2-ovmf 202508.
+        ("edk2/x64/OVMF_CODE.4m edk2/x64/OVMF_VARS.4m", "edk2/x64/OVMF_CODE.4m.fd"),
+    ],
+)
+def test_files_that_distributions_publish(published: str, code: str) -> None:
+    paths = {f"/usr/share/{name}.fd" for name in published.split()}
+    found = firmware.from_known_paths(paths.__contains__)
+    assert found is not None and found.code == f"/usr/share/{code}"
+
+
 def test_known_pairs_are_of_one_kind() -> None:
     for pair in firmware.KNOWN_PAIRS:
         assert "secboot" not in pair.code and ".ms." not in pair.code

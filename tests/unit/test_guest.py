@@ -11,6 +11,7 @@ from pathlib import Path
 import _qemulab_guest as guest
 import _qemulab_host as seam
 import _qemulab_image as image
+import _qemulab_probe as probe
 import pytest
 
 MODULES_DEP = """\
@@ -278,12 +279,17 @@ def test_info(tmp_path: Path) -> None:
     assert image.info(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("distribution", "hint"),
+    [("debian", "apt-get install busybox-static"), ("opensuse-leap", "openSUSE has no dropbear, ")],
+)
 def test_build_leaves_nothing_after_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distribution: str, hint: str
 ) -> None:
-    """No half image, no work directory; and the hint names what to install."""
+    """No half image, no work directory; and the hint names what to do on this distribution."""
     monkeypatch.setattr(seam, "find_binary", lambda name: None)
-    with pytest.raises(seam.HostError, match="install the package busybox-static"):
+    monkeypatch.setattr(probe, "os_release", lambda: f"ID={distribution}\n")
+    with pytest.raises(seam.HostError, match=f"^busybox is not installed\n{hint}"):
         image.build(tmp_path / "guest", "linux-image-cloud-amd64")
     assert image.info(tmp_path / "guest") is None
     assert [path.name for path in (tmp_path / "guest").iterdir()] == [".lock"]
