@@ -1,5 +1,4 @@
-{%- from "lab/map.jinja" import declared with context %}
 lab-declared:
   qemulab.declared:
-    - pillar: {{ declared | json }}
+    - pillar: {{ pillar.get("lab") | json }}
     - order: 1
