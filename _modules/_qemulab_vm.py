@@ -92,6 +92,9 @@ def apply(site: Site, name: str, declared: Vm, plan: Plan, before: VmFacts) -> N
     Carry out a plan for a machine. Raises HostError where the host refuses.
     """
     with host.lock(site.layout.lock("vm", name)):
+        if before.started is None and site.vm(name)[1] is not None:
+            if look(site, name, fresh=True)[0] not in OFF:
+                return  # another apply was faster; what it left undone is found by looking again
         keys = plan.keys()
         restart = before.started is not None and any(c.effect == "restart" for c in plan.changes)
         if restart:
