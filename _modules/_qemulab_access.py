@@ -15,8 +15,6 @@ from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_layout import Layout
 from _qemulab_site import Site
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 OPTIONS = {
     # A machine that is installed anew has a new host key each time, at the same address.
@@ -31,17 +29,19 @@ def make_key(layout: Layout) -> None:
     """Make the lab's own SSH key; one that is there stays."""
     if layout.ssh_key.exists():
         return
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    host.write(layout.ssh_key.with_suffix(".pub"), f"{public.decode()} qemulab {layout.lab}\n")
-    host.write(layout.ssh_key, private, mode=0o600)
+    # By the program: the Python at the other end of salt-ssh need not have cryptography.
+    scratch = layout.ssh_key.with_name(".new")
+    public = scratch.with_suffix(".pub")
+    host.make_directory(scratch.parent)
+    for path in (scratch, public):
+        host.remove(path)
+    comment = f"qemulab {layout.lab}"
+    host.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(scratch)])
+    # The private key comes last: it is what says that both are there.
+    host.write(layout.ssh_key.with_suffix(".pub"), host.read(public) or "")
+    host.write(layout.ssh_key, host.read(scratch) or "", mode=0o600)
+    for path in (scratch, public):
+        host.remove(path)
 
 
 def user_keys() -> list[str]:

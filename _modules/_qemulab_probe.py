@@ -88,7 +88,7 @@ def needed(lab: Lab) -> list[str]:
     """Return what a lab needs of the distribution: names of programs, and ``firmware``."""
     wanted = []
     if lab.networks or lab.vms:
-        wanted += ["ip", "setpriv", "unshare", "mount"]
+        wanted += ["ip", "setpriv", "unshare", "mount", "ssh-keygen"]
     if lab.networks:
         wanted += ["socat", "dnsmasq", "dhcp_release"]
     if lab.vms:

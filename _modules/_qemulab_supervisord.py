@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import site
 import socket
 import sys
 import xmlrpc.client
@@ -114,8 +115,14 @@ class Supervisord:
 
         Raises HostError where there is none.
         """
-        if importlib.util.find_spec("supervisor") is not None:
-            return [sys.executable, "-m", "supervisor.supervisord"]
+        spec = importlib.util.find_spec("supervisor")
+        if spec is not None and spec.origin is not None:
+            command = [sys.executable, "-m", "supervisor.supervisord"]
+            place = str(Path(spec.origin).parents[1])
+            if place in site.getsitepackages():
+                return command
+            # What salt-ssh brings (thin_extra_mods) lies where a fresh Python does not look.
+            return ["env", f"PYTHONPATH={place}", *command]
         program = host.find_binary("supervisord")
         if program is None:
             hint = f"{sys.executable} -m pip install supervisor"

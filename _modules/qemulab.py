@@ -228,11 +228,12 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
             return plan_lab.plan_lab(site.facts(), host.USER, keys)
 
         def act(_plan):
-            site.supervisor.open()
-            host.make_user()
-            access.make_key(site.layout)
-            host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
-            access.write_authorized_keys(site)
+            with host.lock(site.layout.lock("lab", "present")):
+                site.supervisor.open()
+                host.make_user()
+                access.make_key(site.layout)
+                host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
+                access.write_authorized_keys(site)
             site.forget()
 
         return face.converge(site, look, act, test)

@@ -3,6 +3,7 @@ Labs of QEMU machines: the machines.
 """
 
 import _qemulab_state as shape
+from salt.utils.state import gen_tag
 
 __virtualname__ = "qemulab"
 
@@ -138,4 +139,56 @@ def vm_absent(name, purge=False, lab=None):
         already=f"{name} is already absent",
         would=f"{name} would be removed",
         has=f"{name} has been removed",
+    )
+
+
+def mod_watch(name, sfun, lab=None, **declaration):
+    """
+    Take up that something which a state of qemulab watches has changed.
+
+    name, sfun, lab
+        The state's name, its function, and its lab.
+
+    declaration
+        The state's other arguments.
+
+    Only ``vm_running`` makes more of it than of a ``require``, and only where what changed is no
+    state of qemulab: a machine with ``on_change: restart`` is then restarted, another one warns.
+    A network restarts the machines on it by itself, where its change needs that and it may.
+
+    .. code-block:: yaml
+
+        master:
+          qemulab.vm_running:
+            - cdrom: /srv/iso/installer.iso
+            - on_change: restart
+            - watch:
+              - file: /srv/iso/installer.iso
+    """
+    watched = declaration.pop("__reqs__", {}).get("watch", ())
+    ret = __states__[f"qemulab.{sfun}"](name, lab=lab, **declaration)
+    foreign = [low for low in watched if low["state"] != "qemulab"]
+    changed = [low for low in foreign if __running__.get(gen_tag(low), {}).get("changes")]
+    if sfun != "vm_running" or not changed or ret["result"] is not True:
+        return ret
+    what = ", ".join(f"{low['state']} {low['name']}" for low in changed)
+    if declaration.get("on_change") != "restart":
+        how = "qemulab.vm_restart, or on_change: restart"
+        ret.setdefault("warnings", []).append(f"{what} changed: {name} waits for a restart ({how})")
+        return ret
+
+    def act():
+        if not __opts__["test"]:
+            __salt__["qemulab.vm_restart"](name, lab=lab)
+        changes = {"watch": {"old": None, "new": what, "effect": "restart"}}
+        where = __salt__["qemulab.vm_info"](name, lab=lab)["lab"]
+        return {"changes": changes, "pending": {}, "refused": {}, "notes": [], "lab": where}
+
+    return shape.conclude(
+        shape.Run(__salt__, __opts__, f"vm:{name}"),
+        name,
+        act,
+        already=f"{name} is already running",
+        would=f"{name} would be restarted",
+        has=f"{name} has been restarted",
     )
