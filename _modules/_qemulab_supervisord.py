@@ -176,11 +176,11 @@ class Supervisord:
             kind, _, name = info["name"].partition("-")
             state = info["statename"]
             if state in self.ALIVE and info["pid"]:
-                status = Status("running", info["pid"], state.lower())
+                status = Status("running", info["pid"])
             elif state in ("BACKOFF", "FATAL"):
-                status = Status("failed", 0, info["spawnerr"] or state.lower())
+                status = Status("failed")
             else:
-                status = Status("stopped", 0, state.lower())
+                status = STOPPED
             found[kind, name] = status
         return found
 

@@ -15,11 +15,10 @@ from _qemulab_units import Unit
 
 
 class Status(NamedTuple):
-    """How a unit is: ``running``, ``stopped`` or ``failed``, its PID (0 for none), its restarts."""
+    """How a unit is: ``running``, ``stopped`` or ``failed``, its PID (0 for none)."""
 
     state: str
     pid: int = 0
-    detail: str = ""
 
     @property
     def alive(self) -> bool:
