@@ -106,6 +106,7 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
         launch=layout.launch(name),
         user=host.USER,
         prepare=layout.vm(name) / "prepare",
+        runtime=layout.vm_runtime(name) if layout.root == Path("/") else None,
         powerdown=layout.vm(name) / "powerdown",
         binds=tuple(binds),
         writable=(layout.disks(name), layout.vm_runtime(name), layout.consoles),
@@ -118,9 +119,8 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
 def prepare_script(site: Site, name: str, vm: Vm) -> str:
     """Return what runs as root before each start: the sockets' directory, the binds' targets."""
     layout = site.layout
-    lines = [
-        f"[ -d {layout.vm_runtime(name).parent} ] || mkdir -p {layout.vm_runtime(name).parent}"
-    ]
+    parent = layout.vm_runtime(name).parent
+    lines = [f"[ -d {parent} ] || mkdir -p {parent}"]
     for path in (layout.vm_runtime(name), layout.consoles):
         # Not root's: systemd may have made it, for the binds below it. An apply has done all this.
         fine = f"[ -d {path} ] && [ ! -O {path} ]"

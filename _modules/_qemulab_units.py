@@ -39,6 +39,9 @@ class Unit(NamedTuple):
     prepare
         Script that runs as root before each start; none by default.
 
+    runtime
+        Directory below ``/run`` that systemd can make in place of ``prepare``; none by default.
+
     powerdown
         Script that asks the process to end and waits for it; none by default: SIGTERM.
 
@@ -70,6 +73,7 @@ class Unit(NamedTuple):
     launch: Path
     user: str
     prepare: Path | None = None
+    runtime: Path | None = None
     powerdown: Path | None = None
     capabilities: tuple[str, ...] = ()
     binds: tuple[tuple[str, str], ...] = ()
@@ -133,14 +137,12 @@ FAMILIES = {
 
 def systemd_template(kind: str, user: str) -> str:
     """Return the template unit of a kind: what all its instances have in common."""
-    after = {"hub": "", "dnsmasq": "qemulab-hub@%i.service", "vm": ""}[kind]
     lines = [
         "# Made by qemulab; removed with the last lab.",
         "[Unit]",
         f"Description={DESCRIPTIONS[kind]}",
         "StartLimitIntervalSec=60",
         "StartLimitBurst=5" if kind == "vm" else "StartLimitBurst=30",
-        *([f"After={after}"] if after else []),
         "",
         "[Service]",
         "Type=exec",
@@ -168,7 +170,13 @@ def systemd_drop_in(unit: Unit) -> str:
     """Return what is one unit's own: its scripts, files, devices and capabilities."""
     capabilities = " ".join(f"CAP_{name.upper()}" for name in unit.capabilities)
     lines = ["# Made by qemulab; removed with the unit.", "[Service]"]
-    if unit.prepare is not None:
+    if unit.runtime is not None:
+        # systemd makes it, and that is all that there is to prepare: no process more.
+        lines += [
+            f"RuntimeDirectory={unit.runtime.relative_to('/run')}",
+            "RuntimeDirectoryMode=0700",
+        ]
+    elif unit.prepare is not None:
         # "+": as root and outside the sandbox, as the interface and the sockets' directory need.
         lines.append(f"ExecStartPre=+/bin/sh {unit.prepare}")
     lines.append(f"ExecStart=/bin/sh {unit.launch}")

@@ -69,6 +69,7 @@ def test_documentation_is_salts(loaded: dict[str, Any]) -> None:
     texts = {name: text for name, text in loaded["state_doc"].items() if name != "qemulab"}
     assert sorted(texts) == loaded["states"]
     # Salt takes the marks of reStructuredText away and leaves the example.
+    del texts["qemulab.mod_watch"]  # Salt calls it, nobody declares it
     assert [name for name, text in texts.items() if f"{name}:" not in text] == []
 
 

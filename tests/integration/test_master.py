@@ -6,9 +6,11 @@ Once with the checkout in ``file_roots`` on a host with systemd, once by gitfs o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,9 @@ def test_apply(salted: Salted) -> None:
     said = changes(salted.salt("state.apply", "lab", "test=True"))
     assert {"vm_running a", "vm_running b", "network_present vmlan"} <= set(said)
     assert salted.host.run(["id", "qemulab"], check=False).returncode != 0
-    assert changes(salted.salt("state.apply", "lab")) == said
+    with events(salted) as heard:
+        assert changes(salted.salt("state.apply", "lab")) == said
+        harness.wait_for(lambda: by_effect(said) == heard(), 20, "the events of all changes")
     assert salted.salt("qemulab.vm_list") == {"a": "running", "b": "running"}
     before = salted.pids()
     assert len(before) == 4
@@ -108,6 +112,43 @@ def test_apply(salted: Salted) -> None:
     assert "network_present vmlan" in labs.flat(states)
     assert changes(states) == {}
     assert salted.pids() == before
+
+
+@contextlib.contextmanager
+def events(salted: Salted) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Listen as an admin does; give what returns the changes of all events by their tags."""
+    path = salted.host.shared / "events"
+    listen = f"exec {PROGRAMS}/salt-run state.event 'salt/qemulab/*' > {path}"
+    process = salted.host.spawn(["sh", "-c", listen], env=ENVIRONMENT)
+
+    def read() -> dict[str, Any]:
+        lines = [line.split("\t", 1) for line in path.read_text().splitlines() if "\t" in line]
+        return {tag: json.loads(data)["data"] for tag, data in lines}
+
+    def ready() -> bool:
+        salted.salt("event.send", "salt/qemulab/hello")
+        return "salt/qemulab/hello" in read()
+
+    try:
+        harness.wait_for(ready, 30, "an event that is heard")
+        yield lambda: {tag: data["changes"] for tag, data in read().items() if "changes" in data}
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def by_effect(changed: dict[str, Any]) -> dict[str, Any]:
+    """Return what an apply changed by the tags of the events that tell of it."""
+    things = {"present": "lab", "network_present": "network:", "vm_running": "vm:"}
+    things["reservation_present"] = "reservation:"
+    found: dict[str, Any] = {}
+    for state, keys in changed.items():
+        function, name = state.split(" ", 1)
+        thing = things[function] + (name if things[function].endswith(":") else "")
+        for key, change in keys.items():
+            tag = f"salt/qemulab/lab/{thing}/{change['effect']}"
+            found.setdefault(tag, {})[key] = change
+    return found
 
 
 @pytest.mark.parametrize("salted", ["file_roots"], indirect=True)

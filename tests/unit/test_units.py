@@ -88,7 +88,6 @@ RestartSec=200ms
 Description=qemulab DHCP and DNS server %i
 StartLimitIntervalSec=60
 StartLimitBurst=30
-After=qemulab-hub@%i.service
 
 [Service]
 Type=exec
@@ -141,6 +140,13 @@ def test_a_drop_in_has_what_is_one_machines_own() -> None:
         "ReadWritePaths=-/run/master\n"
         'BindReadOnlyPaths="/srv/a.iso":"/run/media/cdrom"\n'
     )
+
+
+def test_systemd_makes_the_directory_of_the_sockets_where_it_can() -> None:
+    """Then nothing is left that a script would have to prepare."""
+    text = units.systemd_drop_in(VM._replace(runtime=Path("/run/qemulab/lab/vms/master")))
+    assert "RuntimeDirectory=qemulab/lab/vms/master\nRuntimeDirectoryMode=0700\n" in text
+    assert "ExecStartPre" not in text
 
 
 def test_a_drop_in_leaves_out_what_a_unit_has_not() -> None:
