@@ -178,7 +178,8 @@ def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkF
             drop_foreign_leases(site, name, network)
         quiet = {"on_change", "autostart", "link", "route", "hub", "dnsmasq"}
         reread = {key for key in keys if key.startswith("dns:names")}
-        if keys - quiet - reread and site.status("dnsmasq", name, fresh=True).alive:
+        restarts = before.defined is not None and keys - quiet - reread
+        if restarts and site.status("dnsmasq", name, fresh=True).alive:
             site.supervisor.stop("dnsmasq", name)
         site.supervisor.start(units(site, name, network))
         site.forget()

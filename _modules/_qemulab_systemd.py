@@ -34,11 +34,12 @@ class Systemd:
 
     def status(self) -> dict[tuple[str, str], Status]:
         """Return the lab's units, those that do not run only as far as systemd remembers them."""
-        return self._all_running() or self._shown()
+        found = self._all_running()
+        return self._shown() if found is None else found
 
-    def _all_running(self) -> dict[tuple[str, str], Status]:
+    def _all_running(self) -> dict[tuple[str, str], Status] | None:
         """
-        Return the lab's units where each one has exactly one process; nothing where one has not.
+        Return the lab's units where each one has exactly one process; ``None`` where one has not.
 
         Read from the units' control groups, which none but systemd fills: ``systemctl show`` takes
         20 ms and more while guests boot. Nor is anything found on a host that has them elsewhere.
@@ -54,7 +55,7 @@ class Systemd:
             group = SYSTEM_SLICE / f"system-qemulab\\x2d{kind}.slice" / service / "cgroup.procs"
             processes = (host.read(group) or "").split()
             if len(processes) != 1:
-                return {}
+                return None
             found[kind, name] = Status("running", int(processes[0]))
         return found
 

@@ -5,6 +5,7 @@ Labs of QEMU machines: the lab as a whole.
 """
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import _qemulab_access as access
@@ -230,8 +231,10 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
         def act(_plan):
             with host.lock(site.layout.lock("lab", "present")):
                 site.supervisor.open()
-                host.make_user()
-                access.make_key(site.layout)
+                with ThreadPoolExecutor() as pool:  # each waits for a program
+                    made = [pool.submit(host.make_user), pool.submit(access.make_key, site.layout)]
+                for each in made:
+                    each.result()
                 host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
                 access.write_authorized_keys(site)
             site.forget()

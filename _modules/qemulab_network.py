@@ -3,6 +3,7 @@ Labs of QEMU machines: networks, reservations, leases.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_face as face
 import _qemulab_network as networks
@@ -118,18 +119,22 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
         def look():
             return planner.plan_network(networks.facts(site, name, declared), declared)
 
+        blocked = []
+
         def act(plan):
-            before = networks.facts(site, name, declared)
-            networks.apply(site, name, declared, plan, before)
+            with ThreadPoolExecutor(1) as aside:
+                # The firewall is read while the processes start.
+                blocked.append(aside.submit(probe.blocked, declared))
+                before = networks.facts(site, name, declared)
+                networks.apply(site, name, declared, plan, before)
             if plan.has(planner.RESTART):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
         outcome = face.converge(site, look, act, test)
-        if not test and outcome["changes"]:
-            for each in probe.blocked(declared):
-                problem = f"the host's firewall drops {each.what} on {declared.interface}"
-                outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+        for each in blocked[0].result() if blocked else ():
+            problem = f"the host's firewall drops {each.what} on {declared.interface}"
+            outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
         return outcome
 
 
