@@ -65,3 +65,28 @@ def port_is_free(address: str, port: int, protocol: str = "tcp") -> bool:
         except OSError as err:
             return err.errno != errno.EADDRINUSE
     return True
+
+
+def multicast_returns(group: str, timeout: float = 0.5) -> bool:
+    """
+    Return whether a datagram to a multicast group comes back on the loopback interface.
+
+    group
+        The group's address. A port of the test's own is used: nobody else hears it.
+
+    timeout
+        Seconds to wait for it. Default 0.5.
+    """
+    loopback = socket.inet_aton("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.settimeout(timeout)
+            probe.bind(("", 0))
+            membership = socket.inet_aton(group) + loopback
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, loopback)
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)
+            probe.sendto(b"qemulab", (group, probe.getsockname()[1]))
+            return probe.recv(16) == b"qemulab"
+        except OSError:
+            return False

@@ -22,7 +22,8 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
     """Do on a running machine what can be done on one."""
     # Every port that is to be opened, before any other is closed.
     own = frozenset(forward for nic in old.nics for forward in nic.forwards or ())
-    probe.check_forwards(name, new, own)
+    for problem in probe.taken_forwards(name, new, own):
+        raise HostError(problem)
     with Qmp(site.layout.qmp(name)) as qmp:
         for disk in new.disks:
             size = before.disks.get(disk.name)

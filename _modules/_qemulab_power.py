@@ -35,9 +35,7 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     long = site.layout.socket_too_long(name)
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
-    probe.check_forwards(name, vm)
-    if vm.vnc_port:
-        probe.check_port("127.0.0.1", vm.vnc_port, "tcp", f"lab:vms:{name}:vnc_port")
+    probe.check_ports(name, vm)
     for path in launch.media(vm).values():
         problem = probe.unreadable(path)
         if problem:

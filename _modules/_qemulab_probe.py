@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_accel
@@ -190,24 +191,24 @@ def unreadable(path: str) -> str:
     return ""
 
 
-def check_port(address: str, port: int, protocol: str, path: str) -> None:
+def port_problem(address: str, port: int, protocol: str, path: str) -> str:
     """
-    Raise HostError, with the owner's name, where a port of the host is taken.
+    Return in words, with the owner's name, that a port of the host is taken; empty where it is not.
 
     path
-        Where the pillar has it, for the error.
+        Where the pillar has it.
     """
     if hostnet.port_is_free(address, port, protocol):
-        return
+        return ""
     flag = "-t" if protocol == "tcp" else "-u"
     listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
     owner = _qemulab_routes.port_owner(listed, port) or "somebody"
-    raise HostError(f"{path}: port {port}/{protocol} on {address} is already taken by {owner}")
+    return f"{path}: port {port}/{protocol} on {address} is already taken by {owner}"
 
 
-def check_forwards(name: str, vm: Vm, own: frozenset[Forward] = frozenset()) -> None:
+def taken_forwards(name: str, vm: Vm, own: frozenset[Forward] = frozenset()) -> Iterator[str]:
     """
-    Raise HostError where a port that a machine is to forward is taken.
+    Yield in words each port that a machine is to forward and somebody else has.
 
     own
         What it forwards already. Default: nothing.
@@ -216,7 +217,20 @@ def check_forwards(name: str, vm: Vm, own: frozenset[Forward] = frozenset()) -> 
         for place, forward in enumerate(nic.forwards or ()):
             if forward not in own:
                 path = f"lab:vms:{name}:nics:{index}:forwards:{place}:host_port"
-                check_port(forward.host_address, forward.host_port, forward.protocol, path)
+                protocol = forward.protocol
+                problem = port_problem(forward.host_address, forward.host_port, protocol, path)
+                if problem:
+                    yield problem
+
+
+def check_ports(name: str, vm: Vm) -> None:
+    """Raise HostError where a port that a machine is to have is taken."""
+    problems = list(taken_forwards(name, vm))
+    if vm.vnc_port:
+        path = f"lab:vms:{name}:vnc_port"
+        problems.append(port_problem("127.0.0.1", vm.vnc_port, "tcp", path))
+    for problem in filter(None, problems):
+        raise HostError(problem)
 
 
 def blocked(network: Network) -> list[Blocked]:

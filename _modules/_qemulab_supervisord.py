@@ -129,6 +129,10 @@ class Supervisord:
             raise HostError("supervisord is not installed, and systemd does not run here", "", hint)
         return [program]
 
+    def check(self) -> None:
+        """Raise HostError where no supervisord is installed."""
+        self.command()
+
     def open(self) -> None:
         """Start the supervisord where none runs; it takes a tenth of a second to answer."""
         if self._is_up():

@@ -34,6 +34,9 @@ class Supervisor(Protocol):
 
     name: str
 
+    def check(self) -> None:
+        """Raise HostError where this supervisor cannot be had on this host."""
+
     def open(self) -> None:
         """Begin to come up, for a lab that is about to have units; does not wait."""
 

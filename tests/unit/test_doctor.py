@@ -1,0 +1,69 @@
+"""The doctor: what has to be done first comes first, and no check keeps another from its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import _qemulab_doctor as doctor
+import _qemulab_spec as spec
+import pytest
+from _qemulab_doctor import Finding
+from _qemulab_host import HostError
+
+LAB = spec.from_pillar({}).lab
+
+
+@pytest.mark.parametrize(
+    ("finding", "line"),
+    [
+        (Finding("ok", "tun", "it opens"), "ok    tun: it opens"),
+        (Finding("fail", "port", "it is taken", "stop it"), "fail  port: it is taken; stop it"),
+    ],
+)
+def test_a_finding_is_one_line(finding: Finding, line: str) -> None:
+    """Result, thing, how it is, and what to do where something is to be done."""
+    assert str(finding) == line
+
+
+def test_what_is_to_be_done_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a check itself has failed; within a result the checks keep their order."""
+
+    def fine(_lab: Any, _site: Any) -> Iterator[Finding]:
+        yield Finding("ok", "fine", "it is")
+
+    def odd(_lab: Any, _site: Any) -> Iterator[Finding]:
+        yield Finding("warn", "odd", "it is")
+        yield Finding("fail", "bad", "it is")
+
+    def broken_one(_lab: Any, _site: Any) -> Iterator[Finding]:
+        yield Finding("ok", "half", "it is")
+        raise HostError("x is not installed", "", "install x")
+
+    monkeypatch.setattr(doctor, "CHECKS", (fine, odd, broken_one))
+    site: Any = None
+    assert [str(finding) for finding in doctor.examine(LAB, site)] == [
+        "fail  bad: it is",
+        "fail  broken one: x is not installed; install x",
+        "warn  odd: it is",
+        "ok    fine: it is",
+        "ok    half: it is",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "ours"),
+    [
+        (
+            'audit: apparmor="DENIED" operation="open" profile="libvirt" comm="qemu-system-x86"',
+            True,
+        ),
+        ('audit: apparmor="DENIED" operation="open" profile="x" comm="cups-browsed"', False),
+        ('avc:  denied  { read } for  pid=1 comm="dnsmasq" name="leases"', True),
+        ('apparmor="STATUS" operation="profile_load" name="/usr/sbin/dnsmasq"', False),
+    ],
+)
+def test_a_denial_of_ours_is_told_from_others(line: str, ours: bool) -> None:
+    """By the program that was denied something."""
+    denied = doctor.DENIALS.search(line) and doctor.OUR_PROGRAMS.search(line)
+    assert bool(denied) is ours
