@@ -143,6 +143,8 @@ def systemd_template(kind: str, user: str) -> str:
         f"Description={DESCRIPTIONS[kind]}",
         "StartLimitIntervalSec=60",
         "StartLimitBurst=5" if kind == "vm" else "StartLimitBurst=30",
+        # The hub's first script makes the interface that the DHCP socket is bound to.
+        *(["After=qemulab-hub@%i.service"] if kind == "dnsmasq" else []),
         "",
         "[Service]",
         "Type=exec",

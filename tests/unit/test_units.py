@@ -88,6 +88,7 @@ RestartSec=200ms
 Description=qemulab DHCP and DNS server %i
 StartLimitIntervalSec=60
 StartLimitBurst=30
+After=qemulab-hub@%i.service
 
 [Service]
 Type=exec
