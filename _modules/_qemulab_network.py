@@ -172,8 +172,8 @@ def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkF
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
         write_files(site, name, network)
-        # Before dnsmasq starts, too: its DHCP socket is bound to an interface that is there by then,
-        # and to none otherwise.
+        # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and
+        # to none otherwise.
         host.run(["/bin/sh", str(site.layout.network(name) / "link")])
         if before.defined is not None and "address" in keys:
             drop_foreign_leases(site, name, network)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import harness
+import hypothesis
 import hypothesis.configuration
 import pytest
 
@@ -41,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker}: {meaning}")
     if getattr(config, "cache", None) is not None:
         hypothesis.configuration.set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
+    # How many made-up values each property is held against; a busy machine is no failure.
+    for name, examples in (("short", 150), ("full", 10_000)):
+        hypothesis.settings.register_profile(name, max_examples=examples, deadline=None)
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

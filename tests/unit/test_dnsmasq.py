@@ -15,7 +15,6 @@ from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_kinds import SpecError
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 FILES = Files(Path("/var/lib/qemulab/lab/networks/vmlan"))
@@ -224,7 +223,6 @@ def keys(text: str) -> set[str]:
 
 
 @given(NETWORK)
-@settings(max_examples=200, deadline=None)
 def test_no_text_from_the_pillar_adds_a_line_or_a_field(declaration: dict[str, Any]) -> None:
     """What is refused never gets here; what is taken is one value in its place."""
     try:

@@ -11,7 +11,6 @@ import _qemulab_spec as spec
 import pytest
 from _qemulab_kinds import SpecError
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 NET = spec.network_from("vmlan", {}, "lab")
@@ -135,7 +134,6 @@ KEYS = st.fixed_dictionaries(
 
 
 @given(KEYS)
-@settings(deadline=None)
 def test_no_text_from_the_pillar_adds_an_option_or_a_word(keys: dict[str, str]) -> None:
     """What is refused never gets here; what is taken is one value in its place."""
     try:

@@ -20,7 +20,6 @@ from _qemulab_keys import Vm
 from _qemulab_kinds import SpecError
 from _qemulab_schema import plain
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 
@@ -369,7 +368,6 @@ LAB_LIKE = st.fixed_dictionaries(
 
 
 @given(LAB_LIKE | ANYTHING)
-@settings(max_examples=300, deadline=None)
 def test_no_pillar_raises_anything_but_its_faults(pillar: Any) -> None:
     """Each of them with a path below lab, on one line, in text that can be written."""
     try:
@@ -385,7 +383,6 @@ def test_no_pillar_raises_anything_but_its_faults(pillar: Any) -> None:
 
 
 @given(LAB_LIKE | keys_of(Vm))
-@settings(max_examples=60, deadline=None)
 def test_no_argument_of_a_state_raises_anything_but_its_faults(declaration: Any) -> None:
     """A state is given one thing, and reads it just as strictly."""
     for read in (
