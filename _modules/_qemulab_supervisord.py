@@ -69,6 +69,7 @@ class Supervisord:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._opening = False
+        self._only_one = contextlib.ExitStack()
 
     # talking to it
 
@@ -134,10 +135,18 @@ class Supervisord:
         self.command()
 
     def open(self) -> None:
-        """Start the supervisord where none runs; it takes a tenth of a second to answer."""
+        """
+        Start the supervisord where none runs; it takes a tenth of a second to answer.
+
+        Until it does, nobody else can begin to: a lock is kept for as long.
+        """
         if self._is_up():
             return
         layout = self._layout
+        self._only_one.enter_context(host.lock(layout.lock("lab", "supervisord")))
+        if self._is_up():
+            self._only_one.close()
+            return
         for directory in (layout.units, layout.lab_runtime, layout.lab_logs):
             host.make_directory(directory)
         configuration = layout.lab_state / "supervisord.conf"
@@ -157,8 +166,9 @@ class Supervisord:
     def _ensure_up(self) -> None:
         if not self._opening:
             self.open()
-        if self._opening and not host.wait_for(self._is_up, START_TIMEOUT):
-            raise HostError("supervisord did not come up", host.read(self._log, 2000) or "")
+        with self._only_one:
+            if self._opening and not host.wait_for(self._is_up, START_TIMEOUT):
+                raise HostError("supervisord did not come up", host.read(self._log, 2000) or "")
         self._opening = False
 
     # the interface
