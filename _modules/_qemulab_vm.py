@@ -39,6 +39,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
         for name, declared in sorted(off.items()):
             with contextlib.suppress(HostError):
                 locks.enter_context(host.lock(site.layout.lock("vm", name)))
+                site.forget()
                 plan = planner.plan_vm(facts(site, name), declared, "running")
                 if "running" in plan.keys() and not plan.refused:
                     plans[name] = plan
@@ -63,6 +64,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
             power.finish(site, name, declared, begun.said)
             return
         # Another apply may have been at it until the lock was free.
+        site.forget()
         before = facts(site, name)
         plan = planner.plan_vm(before, declared, wanted)
         keys = plan.keys()
