@@ -177,11 +177,11 @@ def addresses(lab: Lab, site: Site) -> Iterator[Finding]:
 
 
 def ports(lab: Lab, site: Site) -> Iterator[Finding]:
-    """Look for forwarded ports that somebody else has."""
+    """Look for ports of the machines that somebody else has."""
     taken = False
     for name, vm in lab.vms.items():
         if not site.status("vm", name).alive:
-            for problem in probe.taken_forwards(name, vm):
+            for problem in probe.taken_ports(name, vm):
                 taken = True
                 yield Finding(FAIL, "port", problem, "stop that, or declare another")
     if not taken:

@@ -280,7 +280,7 @@ def _beside(file: File) -> Iterator[tuple[str, int]]:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{file.path.name}.", dir=place)
     try:
         with _refused(file.path):
-            with os.fdopen(os.dup(descriptor), "wb") as stream:
+            with open(descriptor, "wb", closefd=False) as stream:
                 stream.write(file.data())
             os.fchmod(descriptor, file.mode)
             if file.owner is not None:

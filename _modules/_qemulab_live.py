@@ -21,9 +21,7 @@ from _qemulab_site import Site
 def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> None:
     """Do on a running machine what can be done on one."""
     # Every port that is to be opened, before any other is closed.
-    own = frozenset(forward for nic in old.nics for forward in nic.forwards or ())
-    for problem in probe.taken_forwards(name, new, own):
-        raise HostError(problem)
+    probe.check_ports(name, new, old)
     with Qmp(site.layout.qmp(name)) as qmp:
         for disk in new.disks:
             size = before.disks.get(disk.name)

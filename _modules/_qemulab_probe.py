@@ -206,30 +206,32 @@ def port_problem(address: str, port: int, protocol: str, path: str) -> str:
     return f"{path}: port {port}/{protocol} on {address} is already taken by {owner}"
 
 
-def taken_forwards(name: str, vm: Vm, own: frozenset[Forward] = frozenset()) -> Iterator[str]:
+def taken_ports(name: str, vm: Vm, running: Vm | None = None) -> Iterator[str]:
     """
-    Yield in words each port that a machine is to forward and somebody else has.
+    Yield in words each port that a machine is to have and somebody else has.
 
-    own
-        What it forwards already. Default: nothing.
+    running
+        What it runs as: the ports of that are its own. Default: it does not run.
     """
-    for index, nic in enumerate(vm.nics):
-        for place, forward in enumerate(nic.forwards or ()):
-            if forward not in own:
-                path = f"lab:vms:{name}:nics:{index}:forwards:{place}:host_port"
-                protocol = forward.protocol
-                problem = port_problem(forward.host_address, forward.host_port, protocol, path)
-                if problem:
-                    yield problem
+    own = {forward for nic in running.nics for forward in nic.forwards or ()} if running else set()
+    wanted = [
+        (f"nics:{index}:forwards:{place}:host_port", forward)
+        for index, nic in enumerate(vm.nics)
+        for place, forward in enumerate(nic.forwards or ())
+        if forward not in own
+    ]
+    if vm.vnc_port and running is None:
+        wanted.append(("vnc_port", Forward(vm.vnc_port)))
+    for key, port in wanted:
+        path = f"lab:vms:{name}:{key}"
+        problem = port_problem(port.host_address, port.host_port, port.protocol, path)
+        if problem:
+            yield problem
 
 
-def check_ports(name: str, vm: Vm) -> None:
-    """Raise HostError where a port that a machine is to have is taken."""
-    problems = list(taken_forwards(name, vm))
-    if vm.vnc_port:
-        path = f"lab:vms:{name}:vnc_port"
-        problems.append(port_problem("127.0.0.1", vm.vnc_port, "tcp", path))
-    for problem in filter(None, problems):
+def check_ports(name: str, vm: Vm, running: Vm | None = None) -> None:
+    """Raise HostError for the first of ``taken_ports``."""
+    for problem in taken_ports(name, vm, running):
         raise HostError(problem)
 
 

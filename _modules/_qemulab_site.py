@@ -127,8 +127,9 @@ class Site:
         # A file is never written in place: a new text is a new file.
         version = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._files.get(path, (None, None))[0] != version:
-            self._files[path] = version, parse(host.read_json(path))
-        return cast(T, self._files[path][1])
+            value = host.read_json(path)
+            self._files[path] = version, None if value is None else parse(value)
+        return cast("T | None", self._files[path][1])
 
     def networks(self) -> list[str]:
         """Return the networks that the lab has."""

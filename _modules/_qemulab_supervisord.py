@@ -225,10 +225,10 @@ class Supervisord:
                 self.stop(kind, name)  # it may be between two tries of supervisord's own
         stopped = [unit for unit in wanted if not states[unit.kind, unit.name].alive]
         if stopped:
-            self._start_stopped([unit.program for unit in stopped], known or {})
+            self._start_stopped({unit.program: unit for unit in stopped}, known or {})
 
     def _start_stopped(
-        self, programs: Sequence[str], known: Mapping[tuple[str, str], Status]
+        self, programs: Mapping[str, Unit], known: Mapping[tuple[str, str], Status]
     ) -> None:
         """Have supervisord take up the sections of programs that do not run, and start them."""
         alive = {f"{kind}-{name}" for (kind, name), each in known.items() if each.alive}
@@ -244,8 +244,8 @@ class Supervisord:
             orders.append(("startProcess", program, False))
         for order, answer in zip(orders, self._call_all(orders), strict=True):
             if isinstance(answer, dict) and "faultString" in answer and order[0] == "startProcess":
-                kind, _, name = str(order[1]).partition("-")
-                raise self._refused("start", kind, name, str(answer["faultString"]))
+                unit = programs[order[1]]
+                raise self._refused("start", unit.kind, unit.name, str(answer["faultString"]))
 
     def _alive(self, program: str) -> bool:
         kind, _, name = program.partition("-")

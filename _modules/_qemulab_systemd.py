@@ -51,9 +51,8 @@ class Systemd:
         found = {}
         for directory in host.list_directory(SYSTEMD_DIRECTORY):
             service = directory.removesuffix(".d")
-            kind, at, instance = service.removeprefix("qemulab-").partition("@")
-            lab, _, name = instance.removesuffix(".service").partition(":")
-            if kind not in units.KINDS or not at or lab != self._layout.lab:
+            kind, lab, name = units.parse_service(service) or ("", "", "")
+            if lab != self._layout.lab:
                 continue
             group = SYSTEM_SLICE / f"system-qemulab\\x2d{kind}.slice" / service / "cgroup.procs"
             processes = (host.read(group) or "").split()
@@ -72,9 +71,8 @@ class Systemd:
         found = {}
         for block in shown.stdout.split("\n\n"):
             values = dict(line.partition("=")[::2] for line in block.splitlines())
-            kind, at, instance = values.get("Id", "").removeprefix("qemulab-").partition("@")
-            owner, colon, name = instance.removesuffix(".service").partition(":")
-            if at and colon and owner == lab:
+            kind, owner, name = units.parse_service(values.get("Id", "")) or ("", "", "")
+            if owner == lab:
                 found[kind, name] = self._status(values)
         return found
 

@@ -99,6 +99,13 @@ def service_name(kind: str, lab: str, name: str) -> str:
     return f"qemulab-{kind}@{lab}:{name}.service"
 
 
+def parse_service(service: str) -> tuple[str, str, str] | None:
+    """Return kind, lab and name of what systemd calls a unit; ``None`` where it is not ours."""
+    kind, at, instance = service.removeprefix("qemulab-").partition("@")
+    lab, colon, name = instance.removesuffix(".service").partition(":")
+    return (kind, lab, name) if at and colon and service.startswith("qemulab-") else None
+
+
 def template_name(kind: str) -> str:
     """Return the file name of a kind's systemd template."""
     return f"qemulab-{kind}@.service"
