@@ -146,22 +146,26 @@ def unfinished(path: Path) -> Iterator[Path]:
         host.remove(temporary)
 
 
-def make_images(site: Site, name: str, vm: Vm) -> None:
-    """Make the disks and variables that a machine lacks, and let those it has grow; it is off."""
-    layout = site.layout
-    host.make_directory(layout.disks(name), mode=0o700, owner=host.USER)
-    make_templates(site, {name: vm})
-    for disk in vm.disks:
-        path = layout.disk(name, disk.name)
-        size = image_size(path)
-        if size is None:
-            make_disk(site, path, disk)
-            continue
-        host.give(path)
-        if size < size_bytes(disk.size):
-            qemu_img(["qemu-img", "resize", "-q", "-f", "qcow2", str(path), disk.size])
-    own = layout.uefi_variables(name)
-    if vm.firmware == "uefi" and not own.exists():
-        with unfinished(own) as temporary:
-            shutil.copyfile(variables(site, vm.machine).path, temporary)
-            publish(temporary, own)
+def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
+    """Make the disks and variables that machines lack, let others grow; the machines are off."""
+    make_templates(site, vms)
+    for name, vm in vms.items():
+        host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
+        for disk in vm.disks:
+            make_or_grow(site, site.layout.disk(name, disk.name), disk)
+        own = site.layout.uefi_variables(name)
+        if vm.firmware == "uefi" and not own.exists():
+            with unfinished(own) as temporary:
+                shutil.copyfile(variables(site, vm.machine).path, temporary)
+                publish(temporary, own)
+
+
+def make_or_grow(site: Site, path: Path, disk: Disk) -> None:
+    """Make a disk's image where there is none, and let a smaller one grow."""
+    size = image_size(path)
+    if size is None:
+        make_disk(site, path, disk)
+        return
+    host.give(path)
+    if size < size_bytes(disk.size):
+        qemu_img(["qemu-img", "resize", "-q", "-f", "qcow2", str(path), disk.size])

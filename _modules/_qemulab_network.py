@@ -14,6 +14,7 @@ import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
+import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_process as process
 from _qemulab_dnsmasq import Files
@@ -159,16 +160,20 @@ def names_files(site: Site, name: str, network: Network) -> list[File]:
     ]
 
 
-def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkFacts) -> None:
+def apply(site: Site, name: str, declared: Network) -> Plan:
     """
-    Carry out a plan for a network. Raises HostError where the host refuses.
+    Make a network as declared, and return what that took. Raises HostError where the host refuses.
     """
-    if before.link == "other":
-        problem = f"the host has an interface {declared.interface} that is not ours"
-        raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
-    network = effective(before.defined, declared, plan)
-    keys = plan.keys()
     with host.lock(site.layout.lock("network", name)):
+        # Another apply may have been at it until the lock was free.
+        site.forget()
+        before = facts(site, name, declared)
+        if before.link == "other":
+            problem = f"the host has an interface {declared.interface} that is not ours"
+            raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
+        plan = planner.plan_network(before, declared)
+        keys = plan.keys()
+        network = effective(before.defined, declared, plan)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
         write_files(site, name, network)
@@ -187,6 +192,7 @@ def apply(site: Site, name: str, declared: Network, plan: Plan, before: NetworkF
         wait_until_ready(site, name, network)
         if reread and not keys - quiet - reread:
             reread_names(site, name)
+    return plan
 
 
 def reread_names(site: Site, name: str) -> None:

@@ -66,13 +66,15 @@ def begin(site: Site, vms: Mapping[str, Vm]) -> str:
     started.
     """
     layout = site.layout
+    # Before anything is made: a machine that is left to its own state is to find all there is to
+    # do, as the dry run has said.
+    for name, vm in vms.items():
+        check_start(site, name, vm)
+    disks.make_images(site, vms)
     host.make_directory(layout.lab_logs)
     host.make_directory(layout.consoles, mode=0o700, owner=host.USER)
     access.write_authorized_keys(site)
-    disks.make_templates(site, vms)
-    for name, vm in vms.items():
-        disks.make_images(site, name, vm)
-        check_start(site, name, vm)
+    for name in vms:
         host.make_directory(layout.vm_runtime(name).parent)
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)
     files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]

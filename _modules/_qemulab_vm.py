@@ -35,17 +35,21 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
     if len(off) < 2:
         return
     with contextlib.ExitStack() as locks:
-        plans = {}
-        for name, declared in sorted(off.items()):
+        locked = []
+        for name in sorted(off):
             with contextlib.suppress(HostError):
                 locks.enter_context(host.lock(site.layout.lock("vm", name)))
-                site.forget()
-                plan = planner.plan_vm(facts(site, name), declared, "running")
+                locked.append(name)
+        site.forget()
+        plans = {}
+        for name in locked:
+            with contextlib.suppress(HostError):
+                plan = planner.plan_vm(facts(site, name), off[name], "running")
                 if "running" in plan.keys() and not plan.refused:
                     plans[name] = plan
         if len(plans) > 1:
             with contextlib.suppress(HostError):
-                said = power.begin(site, {name: wanted[name] for name in plans})
+                said = power.begin(site, {name: off[name] for name in plans})
                 site.begun.update({name: Begun(plan, said) for name, plan in plans.items()})
 
 
@@ -80,7 +84,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         elif restart or "running" in keys:
             power.start(site, name, declared)
         elif plan.changes:
-            disks.make_images(site, name, declared)
+            disks.make_images(site, {name: declared})
             site.store_vm(name, declared, None)
 
 

@@ -121,12 +121,11 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
 
         blocked = []
 
-        def act(plan):
+        def act(_plan):
             with ThreadPoolExecutor(1) as aside:
                 # The firewall is read while the processes start.
                 blocked.append(aside.submit(probe.blocked, declared))
-                before = networks.facts(site, name, declared)
-                networks.apply(site, name, declared, plan, before)
+                plan = networks.apply(site, name, declared)
             if plan.has(planner.RESTART):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
