@@ -18,6 +18,7 @@ import harness
 import hypothesis
 import hypothesis.configuration
 import pytest
+from figures import Figures
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -30,14 +31,16 @@ MARKERS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two flags that choose how much is run."""
+    """Add the flags that choose how much is run, and where its figures go."""
     group = parser.getgroup("qemulab")
     group.addoption("--smoke", action="store_true", help="run the tests marked smoke, nothing else")
     group.addoption("--full", action="store_true", help="run the tests marked full as well")
+    group.addoption("--figures", type=Path, help="write what the tests measured to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and keep hypothesis' examples out of the checkout."""
+    """Register the markers and the figures, keep hypothesis' examples out of the checkout."""
+    config.pluginmanager.register(Figures(config.getoption("--figures")), "qemulab-figures")
     for marker, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {meaning}")
     if getattr(config, "cache", None) is not None:
@@ -137,6 +140,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Allow no skips where CI runs."""
     if os.environ.get("CI") == "true":
         session.config.pluginmanager.register(NoSkips(), "no-skips")
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """Give the place where tests note what they measure."""
+    plugin = request.config.pluginmanager.get_plugin("qemulab-figures")
+    assert isinstance(plugin, Figures)
+    return plugin
 
 
 @pytest.fixture(scope="session")

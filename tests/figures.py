@@ -1,0 +1,116 @@
+"""
+What the tests measure while they run: printed at the end of a run, written down by ``--figures``.
+
+A fault's number stands in its test's name (``test_f13_…``, or ``F1-…`` among its parameters), as in
+the list of docs/reliability.md: whether it is survived is known without the test's saying so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+SUPERVISORS = ("systemd", "supervisord")
+NUMBER = re.compile(r"(?:test_|\[|-)([fbFB])(\d+)[-_]")
+
+
+class Figures:
+    """Collects what one run of the tests measures."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.durations: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self.faults: dict[tuple[str, str], bool] = {}
+
+    def seconds(self, what: str, value: float, on: str = "") -> None:
+        """
+        Note how long something took once.
+
+        what
+            What was measured; of all values with the same text, median and worst are told. For a
+            fault's time to heal it begins with the fault's number: ``F2 hub``.
+        value
+            In seconds.
+        on
+            The supervisor; default none in particular.
+        """
+        self.durations[what, on].append(value)
+
+    def count(self, what: str, found: int, rounds: int, on: str = "") -> None:
+        """
+        Note how often something happened that must not.
+
+        found
+            How often.
+        rounds
+            How often it could have. Both are added up over all calls with the same text.
+        """
+        before = self.counts.get((what, on), (0, 0))
+        self.counts[what, on] = (before[0] + found, before[1] + rounds)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note of a fault with a number whether its test passed, from set-up to tear-down."""
+        number = NUMBER.search(report.nodeid.rsplit("::", 1)[-1])
+        if number is None or (report.when == "setup" and report.passed):
+            return
+        on = next((name for name in SUPERVISORS if name in report.nodeid), "")
+        key = (number[1].upper() + number[2], on)
+        self.faults[key] = self.faults.get(key, True) and report.passed
+
+    def table(self) -> list[str]:
+        """Return all of it as lines of Markdown; none where nothing was measured."""
+        rows: dict[str, dict[str, str]] = defaultdict(dict)
+        for (what, on), found in self.counts.items():
+            rows[what][on] = f"{found[0]} of {found[1]}"
+        for (what, on), values in self.durations.items():
+            text = f"{statistics.median(values):.2f} s"
+            if len(values) > 1:
+                text += f" (worst of {len(values)}: {max(values):.2f} s)"
+            rows[what][on] = text
+        for (number, on), passed in sorted(self.faults.items(), key=lambda item: order(item[0][0])):
+            rows[f"{number} survived"][on] = "yes" if passed else "**no**"
+        if not rows:
+            return []
+        head = ["| figure | systemd | supervisord | without either |", "|---|---|---|---|"]
+        return head + [
+            f"| {what} | " + " | ".join(cells.get(on, "") for on in (*SUPERVISORS, "")) + " |"
+            for what, cells in rows.items()
+        ]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the figures, and write them where ``--figures`` says."""
+        lines = self.table()
+        if not lines:
+            return
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+        if self.path is not None:
+            self.path.write_text("\n".join([*heading(), "", *lines, ""]), encoding="utf-8")
+
+
+def order(number: str) -> tuple[str, int]:
+    """Return by what numbers of faults are sorted: B9 before B10, all of B before F1."""
+    return number[0], int(number[1:])
+
+
+def heading() -> list[str]:
+    """Return what a table of figures has to say of its run: when, and on what."""
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True)
+    version = qemu.stdout.partition("\n")[0].removeprefix("QEMU emulator ")
+    pretty = platform.freedesktop_os_release()["PRETTY_NAME"]
+    return [
+        "# Figures of the fault tests",
+        "",
+        f"Made by `./test --figures` on {today}: {pretty}, {os.cpu_count()} cores, QEMU {version}.",
+    ]

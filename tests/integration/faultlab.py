@@ -1,0 +1,84 @@
+"""
+The lab that the tests under faults/ break, and how they look at it while it is broken.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
+from labs import Lab
+from labs import tiny
+
+HEAL_TIMEOUT = 5.0
+"""Seconds within which a supervisor must have a killed process back, and it must answer."""
+
+DECLARED: dict[str, Any] = {
+    "networks": {
+        "vmlan": {"reservations": {"a": {"mac": "52:54:00:00:00:01", "address": "10.0.3.11"}}}
+    },
+    "vms": {
+        "a": tiny(
+            disks=[{"size": "1M"}],
+            nics=[{"network": "vmlan", "mac": "52:54:00:00:00:01"}],
+            stop_grace=1,
+        )
+    },
+}
+
+
+def digest(lab: Lab) -> str:
+    """Return the hash of the machine's disk."""
+    path = "/var/lib/qemulab/lab/vms/a/disks/hda.qcow2"
+    return lab.host.run(["sha256sum", path]).stdout.split()[0]
+
+
+def kill(lab: Lab, pid: int, signal: str = "KILL") -> None:
+    """Send a signal, as a person or the kernel would."""
+    lab.host.run(["kill", f"-{signal}", str(pid)])
+
+
+def healed(question: Callable[[], bool], what: str) -> float:
+    """Wait for a supervisor to have healed something by itself; return in how many seconds."""
+    begin = time.monotonic()
+    harness.wait_for(question, HEAL_TIMEOUT, what)
+    return time.monotonic() - begin
+
+
+def qemu_answers(lab: Lab) -> bool:
+    """Return whether QMP greets, without Salt's start in the time."""
+    ask = "socat -t1 - UNIX-CONNECT:/run/qemulab/lab/vms/a/qmp.sock </dev/null"
+    return '"QMP"' in lab.host.run(["sh", "-c", ask], check=False).stdout
+
+
+def hub_carries(lab: Lab) -> bool:
+    """Return whether a process holds the TAP, and the TAP its address."""
+    shown = lab.host.run(["ip", "-j", "address", "show", "dev", "vmlan"], check=False).stdout
+    links = json.loads(shown or "[]")
+    return any(
+        "LOWER_UP" in link["flags"] and any(a["local"] == "10.0.3.1" for a in link["addr_info"])
+        for link in links
+        if link
+    )
+
+
+def dns_answers(lab: Lab) -> bool:
+    """Return whether the lab's DNS server knows the reserved name."""
+    dig = ["dig", "+short", "+time=1", "+tries=1", "@10.0.3.1", "-q", "a"]
+    return lab.host.run(dig, check=False).stdout.strip() == "10.0.3.11"
+
+
+ANSWERS: dict[str, Callable[[Lab], bool]] = {
+    "a": qemu_answers,
+    "hub vmlan": hub_carries,
+    "dnsmasq vmlan": dns_answers,
+}
+
+
+def fresh(lab: Lab, name: str, old: int) -> bool:
+    """Return whether a process was replaced by another one that answers."""
+    there = lab.host.run(["test", "-e", f"/proc/{old}"], check=False).returncode == 0
+    return not there and ANSWERS[name](lab)
