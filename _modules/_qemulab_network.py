@@ -197,7 +197,7 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
 
 def reread_names(site: Site, name: str) -> None:
     """Have a network's dnsmasq read names and reservations; one that has just started has."""
-    pid = site.status("dnsmasq", name).pid
+    pid = site.status("dnsmasq", name, fresh=True).pid
     process.send(pid, signal.SIGHUP, configuration_option(site, name))
 
 

@@ -147,14 +147,26 @@ def start_lab(argv: list[str], env: dict[str, str], sockets: list[Path]) -> dict
     return {"begin": begin, "qmp": answered - begin, "end": ended - begin}
 
 
-def ping(salt_call: str, env: dict[str, str]) -> float:
-    """Return how long Salt takes to start and do nothing, the median of three."""
-    took = []
+def salt_alone(salt_call: str, env: dict[str, str]) -> dict[str, float]:
+    """
+    Return what Salt takes without any of ours, each the median of three.
+
+    ``ping`` is its own start; ``nothing`` is that and what it takes to apply one ``test.nop``.
+    """
+    roots = Path("/run/nothing")
+    roots.mkdir()
+    (roots / "nothing.sls").write_text("nothing: test.nop\n", encoding="utf-8")
+    calls = {
+        "ping": [salt_call, "test.ping"],
+        "nothing": [salt_call, "--local", f"--file-root={roots}", "state.apply", "nothing"],
+    }
+    took: dict[str, list[float]] = {what: [] for what in calls}
     for _ in range(3):
-        begin = time.monotonic()
-        subprocess.run([salt_call, "test.ping"], env=env, stdout=subprocess.DEVNULL, check=True)
-        took.append(time.monotonic() - begin)
-    return statistics.median(took)
+        for what, argv in calls.items():
+            begin = time.monotonic()
+            subprocess.run(argv, env=env, stdout=subprocess.DEVNULL, check=True)
+            took[what].append(time.monotonic() - begin)
+    return {what: statistics.median(each) for what, each in took.items()}
 
 
 def no_op(salt_call: str, env: dict[str, str]) -> float:
@@ -184,11 +196,11 @@ def measure_script(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
 def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
     """Time the first apply and those after it."""
     salt_call = f"{task['checkout']}/salt-call"
-    started = ping(salt_call, env)
+    alone = salt_alone(salt_call, env)
     # Where _qemulab_layout.py has them, for the lab of pillar.example.
     sockets = [Path(f"/run/qemulab/lab/vms/{name}/qmp.sock") for name in MACHINES]
     found: dict[str, Any] = dict(start_lab([salt_call, "state.apply", "lab"], env, sockets))
-    found["ping"] = started
+    found.update(alone)
     if task["ssh"]:
         found["ssh"] = all_answer_ssh(str(STATE / "lab/ssh/id_ed25519")) - found["begin"]
     found["no_op"] = [no_op(salt_call, env) for _ in range(task["no_ops"])]

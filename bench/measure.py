@@ -191,6 +191,9 @@ def rows(rounds: list[dict[str, Any]], with_ssh: bool) -> list[Row]:
         table.append((label, "", f"{value:.1f} ms", "", f"<= {NO_OP_GOAL:g} ms", met))
     start = f"{statistics.median(pings):.3f} s"
     table.append(("Salt's own start (test.ping), taken out above", "", start, "", "", ""))
+    nothing = [each["nothing"] - each["ping"] for each in salt]
+    name = "state.apply of one test.nop, in the figures above"
+    table += pairs(name, [each["qmp"] for each in script], nothing, 0.0, 3)
     return table
 
 
@@ -199,7 +202,7 @@ def facts(versions: dict[str, Any], env: dict[str, str], options: argparse.Names
     found = [f"{name} {versions[name]}" for name in ("qemulab", "salt", "qemu", "socat", "dnsmasq")]
     where = "tmpfs" if options.tmpfs else "the checkout's file system"
     return [
-        f"{options.rounds} round(s) of both, one after the other, each in fresh namespaces",
+        f"{options.rounds} round(s) of both, in turn, each in a throw-away host of its own",
         f"versions: {', '.join(found)}, Python {platform.python_version()}",
         f"host: Linux {platform.release()}, {os.cpu_count()} CPUs, {env['ACCEL']}",
         f"files on {where}",

@@ -21,6 +21,9 @@ import pytest
 SUPERVISORS = ("systemd", "supervisord")
 NUMBER = re.compile(r"(?:test_|\[|-)([fbFB])(\d+)[-_]")
 
+Rows = dict[str, dict[str, str]]
+"""What a table says: by row, then by supervisor."""
+
 
 class Figures:
     """Collects what one run of the tests measures."""
@@ -30,14 +33,14 @@ class Figures:
         self.durations: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.counts: dict[tuple[str, str], tuple[int, int]] = {}
         self.faults: dict[tuple[str, str], bool] = {}
+        self.applies: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def seconds(self, what: str, value: float, on: str = "") -> None:
         """
         Note how long something took once.
 
         what
-            What was measured; of all values with the same text, median and worst are told. For a
-            fault's time to heal it begins with the fault's number: ``F2 hub``.
+            What was measured; of all values with the same text, median and worst are told.
         value
             In seconds.
         on
@@ -57,6 +60,19 @@ class Figures:
         before = self.counts.get((what, on), (0, 0))
         self.counts[what, on] = (before[0] + found, before[1] + rounds)
 
+    def healed(self, test: str, value: float, on: str = "") -> None:
+        """
+        Note how long the apply took that ended a fault's test, whether or not it had to heal.
+
+        test
+            The test's name, with the fault's number in it; one without is not noted.
+        value
+            In seconds, Salt's own start included.
+        """
+        number = NUMBER.search(test)
+        if number is not None:
+            self.applies[number[1].upper() + number[2], on].append(value)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note of a fault with a number whether its test passed, from set-up to tear-down."""
         number = NUMBER.search(report.nodeid.rsplit("::", 1)[-1])
@@ -66,36 +82,52 @@ class Figures:
         key = (number[1].upper() + number[2], on)
         self.faults[key] = self.faults.get(key, True) and report.passed
 
-    def table(self) -> list[str]:
+    def tables(self) -> list[str]:
         """Return all of it as lines of Markdown; none where nothing was measured."""
-        rows: dict[str, dict[str, str]] = defaultdict(dict)
+        figures: Rows = defaultdict(dict)
         for (what, on), found in self.counts.items():
-            rows[what][on] = f"{found[0]} of {found[1]}"
+            figures[what][on] = f"{found[0]} of {found[1]}"
         for (what, on), values in self.durations.items():
-            text = f"{statistics.median(values):.2f} s"
-            if len(values) > 1:
-                text += f" (worst of {len(values)}: {max(values):.2f} s)"
-            rows[what][on] = text
+            figures[what][on] = spread(values)
+        faults: Rows = defaultdict(dict)
         for (number, on), passed in sorted(self.faults.items(), key=lambda item: order(item[0][0])):
-            rows[f"{number} survived"][on] = "yes" if passed else "**no**"
-        if not rows:
-            return []
-        head = ["| figure | systemd | supervisord | without either |", "|---|---|---|---|"]
-        return head + [
-            f"| {what} | " + " | ".join(cells.get(on, "") for on in (*SUPERVISORS, "")) + " |"
-            for what, cells in rows.items()
-        ]
+            applies = self.applies.get((number, on))
+            survived = f"yes; {spread(applies)}" if applies else "yes"
+            faults[number][on] = survived if passed else "**no**"
+        lines = []
+        if figures:
+            lines += ["", *rows("figure", figures)]
+        if faults:
+            lines += ["", "Survived; the apply that ended the test took:", ""]
+            lines += rows("fault or bad input", faults)
+        return lines
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the figures, and write them where ``--figures`` says."""
-        lines = self.table()
+        lines = self.tables()
         if not lines:
             return
         terminalreporter.section("figures")
         for line in lines:
             terminalreporter.write_line(line)
         if self.path is not None:
-            self.path.write_text("\n".join([*heading(), "", *lines, ""]), encoding="utf-8")
+            self.path.write_text("\n".join([*heading(), *lines, ""]), encoding="utf-8")
+
+
+def spread(values: list[float]) -> str:
+    """Return durations in words: the median, and the worst of several."""
+    text = f"{statistics.median(values):.2f} s"
+    return text if len(values) == 1 else f"{text} (worst of {len(values)}: {max(values):.2f} s)"
+
+
+def rows(what: str, cells: Rows) -> list[str]:
+    """Return a table's lines: a column a supervisor, and one for what needs neither."""
+    head = [f"| {what} | systemd | supervisord | without either |", "|---|---|---|---|"]
+    places = (*SUPERVISORS, "")
+    return head + [
+        f"| {name} | " + " | ".join(row.get(on, "") for on in places) + " |"
+        for name, row in cells.items()
+    ]
 
 
 def order(number: str) -> tuple[str, int]:

@@ -7,12 +7,14 @@ disk has changed, and the apply after the one that healed has nothing to do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import harness
 import pytest
 from faultlab import DECLARED
 from faultlab import digest
+from figures import Figures
 from labs import Lab
 
 
@@ -27,11 +29,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(autouse=True)
-def ends_whole(lab: Lab) -> Iterator[None]:
+def ends_whole(lab: Lab, figures: Figures, request: pytest.FixtureRequest) -> Iterator[None]:
     """Hold every fault to what all of them promise."""
     before = digest(lab)
     yield
+    begin = time.monotonic()
     lab.apply(declared=DECLARED)
+    figures.healed(request.node.name, time.monotonic() - begin, lab.host.supervisor)
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
     running = [line for line in lab.host.processes() if line.startswith("/usr/bin/qemu-system")]
     assert len(running) == 1
