@@ -24,7 +24,6 @@ DECLARED: dict[str, Any] = {
         "a": tiny(
             disks=[{"size": "1M"}],
             nics=[{"network": "vmlan", "mac": "52:54:00:00:00:01"}],
-            stop_grace=1,
         )
     },
 }

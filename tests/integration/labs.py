@@ -127,5 +127,9 @@ class Lab:
 
 
 def tiny(**more: Any) -> dict[str, Any]:
-    """Return the declaration of a machine that starts at once: no firmware of 4 MB, no kernel."""
-    return {"memory": 32, "cpus": 1, "firmware": "bios", "boot": "disk", **more}
+    """
+    Return the declaration of a machine that starts and stops at once: it has no firmware of 4 MB,
+    and nothing in it that would ever hear its power button.
+    """
+    small = {"memory": 32, "cpus": 1, "firmware": "bios", "boot": "disk", "stop_grace": 0}
+    return {**small, **more}

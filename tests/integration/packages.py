@@ -32,7 +32,7 @@ SITE = VENV / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site
 
 LAB = {
     "networks": {"vmlan": {}},
-    "vms": {name: labs.tiny(nics=[{"network": "vmlan"}], stop_grace=0) for name in "ab"},
+    "vms": {name: labs.tiny(nics=[{"network": "vmlan"}]) for name in "ab"},
 }
 """A network and two machines that start at once, and never react to a power button."""
 

@@ -156,10 +156,10 @@ def test_restart_waits(lab: Lab) -> None:
 
 def test_restart_on_request(lab: Lab) -> None:
     """With it, the machine is powered off and on once."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}], stop_grace=0))
+    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     lab.call("vm_restart", "a")
     pid = lab.call("vm_info", "a")["pid"]
-    declared = with_vm(disks=[{"size": "96M"}], stop_grace=0, memory=40, on_change="restart")
+    declared = with_vm(disks=[{"size": "96M"}], memory=40, on_change="restart")
     done = agree(lab, declared)
     assert effects(done, "vm_running a") == {"memory": "restart", "on_change": "live"}
     assert lab.call("vm_info", "a")["pid"] != pid
@@ -216,7 +216,7 @@ def test_name_needs_no_restart(lab: Lab) -> None:
 
 def test_network_restart(lab: Lab) -> None:
     """A new group waits and names the machines; with ``on_change: restart`` they are restarted."""
-    declared = with_vm(disks=[{"size": "96M"}], stop_grace=0)
+    declared = with_vm(disks=[{"size": "96M"}])
     lab.apply(declared=declared)
     lab.call("vm_restart", "a")  # nothing else may be waiting for the restart that comes
     before = lab.pids()
@@ -270,7 +270,7 @@ def test_link_heals(lab: Lab) -> None:
 def test_prune_reports_and_stops(lab: Lab) -> None:
     """Never without being asked, never a disk, never on an empty or faulty pillar."""
     declared = with_vm(disks=[{"size": "96M"}])
-    declared["vms"]["b"] = tiny(disks=[{"size": "1M"}], nics=[], stop_grace=0)
+    declared["vms"]["b"] = tiny(disks=[{"size": "1M"}], nics=[])
     lab.apply(declared=declared)
     del declared["vms"]["b"]
     state = agree(lab, declared)["pruned lab-pruned"]
@@ -325,7 +325,7 @@ def test_stopped_present_and_absent(lab: Lab) -> None:
         "  qemulab.reservation_absent:",
         "    - network: vmlan",
     ]
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}], stop_grace=0))
+    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     sls.write_text("\n".join(lines) + "\n", encoding="utf-8")
     own = ["state.apply", "own", f"--file-root={sls.parent}"]
     lab.host.salt_call("qemulab.vm_remove", "b", "purge=True")

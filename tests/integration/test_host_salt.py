@@ -30,7 +30,7 @@ pytestmark = [
 
 RELEASE = "3007"
 COPY = "/srv/a checkout, of mine"
-DECLARED = {"networks": {"n": {}}, "vms": {"a": tiny(nics=[{"network": "n"}], stop_grace=0)}}
+DECLARED = {"networks": {"n": {}}, "vms": {"a": tiny(nics=[{"network": "n"}])}}
 
 #: A user who has chosen neither Salt nor Python.
 NOTHING_SAID = {"QEMULAB_SALT": "", "QEMULAB_PYTHON": ""}

@@ -35,8 +35,8 @@ LAB = {
         "vmlan": {"reservations": {"a": {"mac": "52:54:00:00:00:01", "address": "10.0.3.11"}}}
     },
     "vms": {
-        "a": tiny(disks=[{"size": "1M"}], nics=[{"network": "vmlan"}], stop_grace=0),
-        "b": tiny(nics=[], stop_grace=0),
+        "a": tiny(disks=[{"size": "1M"}], nics=[{"network": "vmlan"}]),
+        "b": tiny(nics=[]),
     },
 }
 
@@ -155,7 +155,7 @@ def by_effect(changed: dict[str, Any]) -> dict[str, Any]:
 def test_queue(salted: Salted) -> None:
     """Two applies at once: the second comes after the first, and finds nothing to do."""
     before = salted.pids()
-    salted.declare({**LAB, "vms": {**LAB["vms"], "c": tiny(nics=[], stop_grace=0)}})
+    salted.declare({**LAB, "vms": {**LAB["vms"], "c": tiny(nics=[])}})
     command = [PROGRAMS / "salt", "--out=json", MINION, "state.apply", "lab", "queue=True"]
     argv = [os.fspath(word) for word in command]
     both = [salted.host.spawn(argv, env=ENVIRONMENT) for _ in range(2)]

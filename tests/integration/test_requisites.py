@@ -37,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def machine(**more: Any) -> SLS:
     """Return a state of a machine that starts at once, and stops so."""
-    options = {**tiny(nics=[], disks=[{"size": "1M"}], stop_grace=0), **NEEDS_READY, **more}
+    options = {**tiny(nics=[], disks=[{"size": "1M"}]), **NEEDS_READY, **more}
     return {"qemulab.vm_running": [{key: value} for key, value in options.items()]}
 
 

@@ -83,7 +83,7 @@ def salted(tmp_path: Path) -> Iterator[Salted]:
         salted.write("/etc/salt/master.d/thin.conf", {"thin_extra_mods": "supervisor"})
         target = {"host": "127.0.0.1", "user": "root", "priv": "/srv/root/.ssh/id_ed25519"}
         salted.write("/etc/salt/roster", {MINION: target})
-        salted.declare({"vms": {"a": tiny(nics=[], disks=[{"size": "1M"}], stop_grace=0)}})
+        salted.declare({"vms": {"a": tiny(nics=[], disks=[{"size": "1M"}])}})
         yield salted
 
 

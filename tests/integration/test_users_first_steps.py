@@ -69,7 +69,7 @@ def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None
 def test_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) -> None:
     """Nothing is taken away by it, of no lab; the fault is told instead."""
     lab = Lab(namespace_host)
-    lab.apply(declared={"vms": {"a": tiny(nics=[], stop_grace=0)}})
+    lab.apply(declared={"vms": {"a": tiny(nics=[])}})
     for sls in ("lab", "lab.clean", "lab.purge"):
         states = lab.apply(sls, declared={"name": name, "vms": {"a": {}}}, check=False)
         assert list(states) == ["declared lab-declared"]
