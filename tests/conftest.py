@@ -18,6 +18,8 @@ import harness
 import hypothesis
 import hypothesis.configuration
 import pytest
+from figures import SUPERVISORS
+from figures import Collected
 from figures import Figures
 
 REPO = Path(__file__).resolve().parent.parent
@@ -40,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and the figures, keep hypothesis' examples out of the checkout."""
-    config.pluginmanager.register(Figures(config.getoption("--figures")), "qemulab-figures")
+    config.pluginmanager.register(Collected(config.getoption("--figures")), "qemulab-figures")
     for marker, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {meaning}")
     if getattr(config, "cache", None) is not None:
@@ -65,6 +67,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if not item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+    for item in items:
+        # Where several processes run the tests (-n 2 --dist loadgroup): a host that the tests of a
+        # file share is one process's, and the file's other host may be another's.
+        kind = next((name for name in SUPERVISORS if name in item.name), "any")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kind}"))
 
 
 def pytest_report_header() -> str:
@@ -142,12 +149,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.pluginmanager.register(NoSkips(), "no-skips")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """Give the place where tests note what they measure."""
-    plugin = request.config.pluginmanager.get_plugin("qemulab-figures")
-    assert isinstance(plugin, Figures)
-    return plugin
+    """Give the place where a test notes what it measures."""
+    return Figures(request.node)
 
 
 @pytest.fixture(scope="session")

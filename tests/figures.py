@@ -26,14 +26,16 @@ Rows = dict[str, dict[str, str]]
 
 
 class Figures:
-    """Collects what one run of the tests measures."""
+    """
+    What one test measures: the fixture ``figures``.
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.durations: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self.counts: dict[tuple[str, str], tuple[int, int]] = {}
-        self.faults: dict[tuple[str, str], bool] = {}
-        self.applies: dict[tuple[str, str], list[float]] = defaultdict(list)
+    test
+        The test. Its report carries the figures, from another process where the tests run in
+        several.
+    """
+
+    def __init__(self, test: pytest.Item) -> None:
+        self._test = test
 
     def seconds(self, what: str, value: float, on: str = "") -> None:
         """
@@ -46,7 +48,7 @@ class Figures:
         on
             The supervisor; default none in particular.
         """
-        self.durations[what, on].append(value)
+        self._test.user_properties.append(("seconds", [what, on, value]))
 
     def count(self, what: str, found: int, rounds: int, on: str = "") -> None:
         """
@@ -57,29 +59,51 @@ class Figures:
         rounds
             How often it could have. Both are added up over all calls with the same text.
         """
-        before = self.counts.get((what, on), (0, 0))
-        self.counts[what, on] = (before[0] + found, before[1] + rounds)
+        self._test.user_properties.append(("count", [what, on, found, rounds]))
 
-    def healed(self, test: str, value: float, on: str = "") -> None:
+    def healed(self, value: float, on: str = "") -> None:
         """
         Note how long the apply took that ended a fault's test, whether or not it had to heal.
 
-        test
-            The test's name, with the fault's number in it; one without is not noted.
         value
             In seconds, Salt's own start included.
         """
-        number = NUMBER.search(test)
+        number = NUMBER.search(self._test.name)
         if number is not None:
-            self.applies[number[1].upper() + number[2], on].append(value)
+            self._test.user_properties.append(("healed", [fault(number), on, value]))
+
+
+class Collected:
+    """
+    Collects what one run of the tests measures.
+
+    path
+        Where it is written as Markdown at the end; ``None`` for nowhere.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.durations: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self.faults: dict[tuple[str, str], bool] = {}
+        self.applies: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note of a fault with a number whether its test passed, from set-up to tear-down."""
+        """Take a test's figures, and whether a fault with a number is survived to the end."""
+        if report.when == "teardown":
+            for kind, values in report.user_properties:
+                if kind == "seconds":
+                    self.durations[values[0], values[1]].append(values[2])
+                elif kind == "healed":
+                    self.applies[values[0], values[1]].append(values[2])
+                elif kind == "count":
+                    found, rounds = self.counts.get((values[0], values[1]), (0, 0))
+                    self.counts[values[0], values[1]] = (found + values[2], rounds + values[3])
         number = NUMBER.search(report.nodeid.rsplit("::", 1)[-1])
         if number is None or (report.when == "setup" and report.passed):
             return
         on = next((name for name in SUPERVISORS if name in report.nodeid), "")
-        key = (number[1].upper() + number[2], on)
+        key = (fault(number), on)
         self.faults[key] = self.faults.get(key, True) and report.passed
 
     def tables(self) -> list[str]:
@@ -128,6 +152,11 @@ def rows(what: str, cells: Rows) -> list[str]:
         f"| {name} | " + " | ".join(row.get(on, "") for on in places) + " |"
         for name, row in cells.items()
     ]
+
+
+def fault(number: re.Match[str]) -> str:
+    """Return a fault's number as the list has it."""
+    return number[1].upper() + number[2]
 
 
 def order(number: str) -> tuple[str, int]:

@@ -39,76 +39,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUR_SALT = {name: os.environ.get(name, "") for name in ("QEMULAB_SALT", "QEMULAB_PYTHON")}
 OUR_SALT["QEMULAB_SALT"] = OUR_SALT["QEMULAB_SALT"] or "own"
 
-#: Makes the overlay its root, prints PID 1's number in the tests' own PID namespace, becomes PID 1.
-BOOT = r"""
-set -e
-base=$1 init=$2 checkout=$3 shared=$4 resolver=$5
-read -r pid _ < /proc/self/stat
-mount --make-rprivate /
-mount -t tmpfs overlay "$base"
-ln -s "$6" "$base/lower"                        # a path without characters that mount reads
-root=$base/root
-mkdir -p "$base"/{upper,work,root,checkout-upper,checkout-work}
-mount -t overlay overlay -o "lowerdir=$base/lower,upperdir=$base/upper,workdir=$base/work" "$root"
-mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
-mount -t tmpfs run "$root/run"
-mount -t tmpfs tmp "$root/tmp"
-mount --rbind /dev "$root/dev"
-mount -t tmpfs shm "$root/dev/shm"
-chmod 1777 "$root/tmp" "$root/dev/shm"
-if [ ! -e "$root$checkout/salt-call" ]; then    # it lies below /tmp, or on a file system of its own
-    mkdir -p "$root$checkout"
-    ln -s "$checkout" "$base/checkout"
-    mount -t overlay overlay "$root$checkout" \
-        -o "lowerdir=$base/checkout,upperdir=$base/checkout-upper,workdir=$base/checkout-work"
-fi
-if [ -d "$root/venv" ]; then                    # another system's, for another Python
-    mount --bind "$root/venv" "$root$checkout/.venv"
-fi
-mkdir -p "$root$shared"
-mount --bind "$shared" "$root$shared"
+#: How the control groups of this process's hosts begin: others may test on this machine as well.
+GROUP = f"qemulab-test-{os.getpid()}-"
 
-# A lab that the developer runs on this machine is not this host's.
-rm -rf "$root"/{etc,var/lib,var/log}/qemulab "$root"/etc/systemd/system/{,*.wants/}qemulab*
-sed -i '/^qemulab:/d' "$root"/etc/{passwd,shadow,group,gshadow}
-hostname throw-away
-rm -f "$root/etc/resolv.conf"
-echo "nameserver $resolver" > "$root/etc/resolv.conf"
-printf "127.0.0.1 localhost throw-away\n::1 localhost\n" > "$root/etc/hosts"
-ip link set lo up
-
-if [ "$init" = systemd ]; then
-    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-    units=$root/etc/systemd/system
-    printf '[Unit]\nRequires=basic.target\nAfter=basic.target\nAllowIsolate=yes\n' \
-        > "$units/nested.target"
-    # /dev is this machine's own: leave its modes alone. Timers would start what no test asked for.
-    for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket \
-                systemd-udev-trigger.service systemd-tmpfiles-setup-dev.service timers.target; do
-        ln -sf /dev/null "$units/$unit"
-    done
-    : > "$root/etc/tmpfiles.d/tmp.conf"         # Debian's own empties /tmp, where the shared is
-    tr -d - < /proc/sys/kernel/random/uuid > "$root/etc/machine-id"
-fi
-mkdir -m 700 "$root/written"
-mount --bind "$base/upper" "$root/written"
-cd "$root"
-mkdir -p old
-pivot_root . old
-umount -l /old
-rmdir /old
-echo "$pid"
-if [ "$init" = systemd ]; then
-    export container=nested
-    exec /lib/systemd/systemd --system --unit=nested.target --log-target=null --show-status=no \
-        < /dev/null > /dev/null 2>&1
-fi
-# bash reaps whatever it inherits. Its input ends with the tests, and every process here with it.
-exec > /dev/null 2>&1
-while read -r _; do :; done
-exit                                            # keeps bash from replacing itself
-"""
+BOOT = Path(__file__).with_name("boot.sh").read_text(encoding="utf-8")
 
 
 class HostFailure(AssertionError):
@@ -279,11 +213,12 @@ class Host:
         """
         Return every path that was written in the host, wherever; what was removed in brackets.
 
-        That is what the overlay holds, and /run and /tmp, which are the host's own. Left out are
-        ./salt-call's own files and the shared directory.
+        That is what the overlay holds, and /run, /tmp and /dev, which are the host's own. Left
+        out are ./salt-call's own files and the shared directory.
         """
         # Files come and go while it looks: that alone is no failure.
-        find = ["find", "/written", "/run", "/tmp", "-xdev", "-mindepth", "1", "-printf", "%y%p\\n"]
+        find = ["find", "/written", "/run", "/tmp", "/dev", "-xdev", "-mindepth", "1"]
+        find += ["-printf", "%y%p\\n"]
         found = set()
         for line in self.run(find, check=False).stdout.splitlines():
             kind, path = line[0], line[1:].removeprefix("/written")
@@ -438,7 +373,7 @@ def control_group() -> Iterator[str]:
     group = None
     if tops and own:
         with contextlib.suppress(OSError):
-            group = Path(tempfile.mkdtemp(prefix="qemulab-test-", dir=tops[0] / own[1]))
+            group = Path(tempfile.mkdtemp(prefix=GROUP, dir=tops[0] / own[1]))
     if group is None:
         yield ""
         return

@@ -22,7 +22,7 @@ SYSTEMD = pytest.mark.needs("/lib/systemd/systemd", "systemctl")
 def traces() -> dict[str, set[str]]:
     """Return what a host could leave on this machine."""
     mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    groups = {path for path, _, _ in os.walk("/sys/fs/cgroup") if "qemulab-test-" in path}
+    groups = {path for path, _, _ in os.walk("/sys/fs/cgroup") if harness.GROUP in path}
     return {"mounts": set(mounts), "groups": groups, "links": set(os.listdir("/sys/class/net"))}
 
 

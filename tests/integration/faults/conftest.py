@@ -29,13 +29,13 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(autouse=True)
-def ends_whole(lab: Lab, figures: Figures, request: pytest.FixtureRequest) -> Iterator[None]:
+def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     """Hold every fault to what all of them promise."""
     before = digest(lab)
     yield
     begin = time.monotonic()
     lab.apply(declared=DECLARED)
-    figures.healed(request.node.name, time.monotonic() - begin, lab.host.supervisor)
+    figures.healed(time.monotonic() - begin, lab.host.supervisor)
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
     running = [line for line in lab.host.processes() if line.startswith("/usr/bin/qemu-system")]
     assert len(running) == 1
