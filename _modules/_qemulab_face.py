@@ -12,6 +12,7 @@ from typing import Any
 
 import _qemulab_host as host
 import _qemulab_kinds as kinds
+import _qemulab_lock as lock
 import _qemulab_plan as planner
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
@@ -61,9 +62,12 @@ def site(
     name = lab_name(pillar, lab)
     need_name(name, "lab:name")
     root = str(opts.get("qemulab.root") or "/")
+    timeout = opts.get("qemulab.lock_timeout", lock.TIMEOUT)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+        raise HostError(f"the minion option qemulab.lock_timeout: {timeout!r} is no seconds")
     key = f"qemulab:{root}:{name}"
     if key not in context:
-        context[key] = Site(name, root)
+        context[key] = Site(name, root, timeout)
     found: Site = context[key]
     return found
 

@@ -8,7 +8,6 @@ their own. Nothing here knows what a machine or a network is.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import json
 import os
@@ -28,7 +27,6 @@ from typing import NamedTuple
 
 USER = "qemulab"
 """The system user that every process of a lab runs as."""
-
 #: Where a minion's PATH may not look although a distribution keeps our tools there.
 EXTRA_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
@@ -167,27 +165,31 @@ def read(path: Path | str, limit: int | None = None) -> str | None:
     """Return a file's text (its last ``limit`` bytes where given), ``None`` where there is none."""
     try:
         # O_NOFOLLOW: some of what is read lies in directories that a less trusted user writes to.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW)) as file:
+            if limit is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+            return file.read().decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as err:
         raise HostError(f"{path}: {err.strerror}") from err
-    with os.fdopen(descriptor, "rb") as stream:
-        if limit is not None:
-            size = os.fstat(descriptor).st_size
-            stream.seek(max(0, size - limit))
-        return stream.read().decode("utf-8", "replace")
 
 
-def read_json(path: Path | str) -> Any:
-    """Return what a JSON file holds, ``None`` where there is no such file."""
-    text = read(path)
-    if text is None:
-        return None
+def read_json(path: Path | str) -> dict[str, Any] | None:
+    """Return the mapping that a JSON file of ours holds, ``None`` where there is no such file."""
     try:
-        return json.loads(text)
-    except ValueError as err:
-        raise HostError(f"{path} is damaged: {err}", hint="remove it and apply again") from err
+        text = read(path)
+        value = {} if text is None else json.loads(text)
+    except (HostError, ValueError, RecursionError) as err:
+        raise damaged(path, err) from err
+    if not isinstance(value, dict):
+        raise damaged(path, "it holds no mapping")
+    return None if text is None else value
+
+
+def damaged(path: Path | str, reason: object) -> HostError:
+    """Return the error for a file of ours that somebody else has been at."""
+    return HostError(f"{path} is damaged: {reason}", hint="remove it and apply again")
 
 
 class File(NamedTuple):
@@ -415,7 +417,7 @@ def make_user(name: str = USER) -> None:
     run([*command, "--shell", shell, *groups, name])
 
 
-# Time and locks
+# Time
 
 
 def wait_for(
@@ -443,41 +445,3 @@ def wait_for(
             return answer
         time.sleep(interval)
         interval = min(interval * 2, slowest)
-
-
-@contextlib.contextmanager
-def lock(path: Path, timeout: float = 60) -> Iterator[None]:
-    """
-    Hold an exclusive lock for the length of a ``with`` block.
-
-    path
-        The lock's file; it stays behind, empty but for the last holder's PID.
-
-    timeout
-        Seconds to wait for another holder. Default 60.
-
-    Raises HostError, with the holder's PID, where the lock is not to be had in time. The
-    descriptor closes on exec: a child never keeps the lock for its own life.
-    """
-    make_directory(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as err:
-        raise HostError(f"{path}: {err.strerror}") from err
-    try:
-
-        def taken() -> bool:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-        if not wait_for(taken, timeout):
-            holder = (read(path) or "").strip() or "unknown"
-            raise HostError(f"{path} is held by process {holder} for over {timeout:g} s")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import _qemulab_guest as guest
 import _qemulab_host as host
+import _qemulab_lock as lock
 import _qemulab_probe as probe
 
 KERNEL_HINT = "run apt-get update, or install a kernel with virtio, or name another kernel package"
@@ -74,7 +75,7 @@ def build(target: Path, kernel_package: str, root: Path = Path("/")) -> dict[str
     """
     work = target.absolute() / ".work"
     before = info(target)
-    with host.lock(target / ".lock", timeout=DOWNLOAD_TIMEOUT):
+    with lock.hold(target / ".lock", timeout=DOWNLOAD_TIMEOUT):
         now = info(target)
         if before is None and now is not None:
             return now

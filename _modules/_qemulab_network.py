@@ -164,7 +164,7 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
     """
     Make a network as declared, and return what that took. Raises HostError where the host refuses.
     """
-    with host.lock(site.layout.lock("network", name)):
+    with site.lock("network", name):
         # Another apply may have been at it until the lock was free.
         site.forget()
         before = facts(site, name, declared)
@@ -261,7 +261,7 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
         raise HostError(problem, hint="stop them first")
     if before.defined is None:
         return
-    with host.lock(site.layout.lock("network", name)):
+    with site.lock("network", name):
         take_down(site, name, before.defined)
         for kind in ("dnsmasq", "hub"):
             site.supervisor.forget(kind, name)
@@ -312,7 +312,7 @@ def apply_reservation(site: Site, network_name: str, name: str, item: Reservatio
     The other machines' leases and dnsmasq's process stay. Raises HostError where the network is
     not there or the host refuses.
     """
-    with host.lock(site.layout.lock("network", network_name)):
+    with site.lock("network", network_name):
         network = site.network(network_name)
         if network is None:
             problem = f"there is no network {network_name} in the lab {site.lab}"

@@ -6,6 +6,7 @@ Functions that take a name read what was applied from here; nothing below decide
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import cast
 
 import _qemulab_host as host
 import _qemulab_hostnet as hostnet
+import _qemulab_lock as lock
 import _qemulab_probe as probe
 import _qemulab_spec as spec
 from _qemulab_firmware import Firmware
@@ -24,6 +26,7 @@ from _qemulab_host import File
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
+from _qemulab_kinds import SpecError
 from _qemulab_layout import Layout
 from _qemulab_plan import Plan
 from _qemulab_plan_lab import LabFacts
@@ -47,7 +50,12 @@ def supervisor_for(layout: Layout) -> Supervisor:
     return Supervisord(layout)
 
 
-def _machine(stored: Any) -> tuple[Vm, Vm | None]:
+def _network(stored: dict[str, Any]) -> Network:
+    """Read a network's file; one that does not say which interface it has is no network's."""
+    return spec.stored(Network, stored | {"interface": stored["interface"]})
+
+
+def _machine(stored: dict[str, Any]) -> tuple[Vm, Vm | None]:
     """Read a machine's file: as applied, and as its process was last started."""
     started = stored.get("started")
     return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
@@ -69,10 +77,14 @@ class Site:
 
     root
         Prefix of every path, ``/`` by default.
+
+    lock_timeout
+        Seconds to wait for whoever changes the same machine or network. Default 60.
     """
 
-    def __init__(self, lab: str, root: str = "/") -> None:
+    def __init__(self, lab: str, root: str = "/", lock_timeout: float = lock.TIMEOUT) -> None:
         self.lab = lab
+        self._lock_timeout = lock_timeout
         self.layout = Layout(lab, Path(root))
         self.supervisor = supervisor_for(self.layout)
         self._answers: dict[str, tuple[float, Any]] = {}
@@ -100,6 +112,18 @@ class Site:
             self.forget()
         return self.recent("units", self.supervisor.status).get((kind, name), STOPPED)
 
+    def lock(
+        self, kind: str, name: str, timeout: float | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """
+        Hold the lock of a machine or a network for the length of a ``with`` block.
+
+        Raises HostError, which names the holder, where it is not free within ``timeout`` seconds;
+        default the lab's.
+        """
+        wait = self._lock_timeout if timeout is None else timeout
+        return lock.hold(self.layout.lock(kind, name), wait)
+
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
         return self.recent("network", hostnet.survey)[0]
@@ -118,7 +142,7 @@ class Site:
 
     # what was applied
 
-    def _stored(self, path: Path, parse: Callable[[Any], T]) -> T | None:
+    def _stored(self, path: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
         """Return what a file of ours holds, read anew only where it is another file by now."""
         try:
             found = os.stat(path)
@@ -128,7 +152,12 @@ class Site:
         version = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._files.get(path, (None, None))[0] != version:
             value = host.read_json(path)
-            self._files[path] = version, None if value is None else parse(value)
+            try:
+                self._files[path] = version, None if value is None else parse(value)
+            except LookupError as err:
+                raise host.damaged(path, f"it lacks {err}") from err
+            except SpecError as err:
+                raise host.damaged(path, err) from err
         return cast("T | None", self._files[path][1])
 
     def networks(self) -> list[str]:
@@ -140,7 +169,7 @@ class Site:
     def network(self, name: str) -> Network | None:
         """Return a network as applied, with its reservations; ``None`` where there is none."""
         path = self.layout.network_file(name)
-        return self._stored(path, lambda value: spec.stored(Network, value))
+        return self._stored(path, _network)
 
     def all_networks(self) -> dict[str, Network]:
         """Return every network as applied."""
@@ -180,7 +209,7 @@ class Site:
 
     def facts(self) -> LabFacts:
         """Return what is of the lab as a whole."""
-        stored: dict[str, Any] | None = host.read_json(self.layout.lab_file)
+        stored = host.read_json(self.layout.lab_file)
         return LabFacts(
             user=host.has_user(),
             ssh_key=self.layout.ssh_key.exists(),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_host as host
+import _qemulab_lock as lock
 import _qemulab_process as process
 import _qemulab_units as units
 from _qemulab_host import File
@@ -143,7 +144,7 @@ class Supervisord:
         if self._is_up():
             return
         layout = self._layout
-        self._only_one.enter_context(host.lock(layout.lock("lab", "supervisord")))
+        self._only_one.enter_context(lock.hold(layout.lock("lab", "supervisord")))
         if self._is_up():
             self._only_one.close()
             return

@@ -38,7 +38,8 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
         locked = []
         for name in sorted(off):
             with contextlib.suppress(HostError):
-                locks.enter_context(host.lock(site.layout.lock("vm", name)))
+                # One that another apply is at is waited for by its own state, not here as well.
+                locks.enter_context(site.lock("vm", name, timeout=0))
                 locked.append(name)
         site.forget()
         plans = {}
@@ -62,7 +63,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
 
     Raises HostError where the host refuses.
     """
-    with host.lock(site.layout.lock("vm", name)):
+    with site.lock("vm", name):
         begun = site.begun.pop(name, None)
         if begun is not None:
             power.finish(site, name, declared, begun.said)
@@ -105,7 +106,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
     """
     layout = site.layout
     defined, _ = site.vm(name)
-    with host.lock(layout.lock("vm", name)):
+    with site.lock("vm", name):
         how = power.stop(site, name, defined.stop_grace if defined else 0)
         site.supervisor.forget("vm", name)
         site.forget()

@@ -20,6 +20,7 @@ import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_tree as tree
 import _qemulab_version
+from _qemulab_host import HostError
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
 from salt.version import __version__ as salt_version
@@ -139,7 +140,7 @@ def _declared(lab, site):
         ]
         stale += [
             {"name": host_name, "network": name}
-            for host_name in site.reservations(name)
+            for host_name in _reserved(site, name)
             if host_name not in network.reservations
         ]
     return {
@@ -151,6 +152,14 @@ def _declared(lab, site):
         "authorized_keys": list(lab.authorized_keys),
         "prune": lab.prune,
     }
+
+
+def _reserved(site, name):
+    """Return the names that are reserved; of a damaged file, the network's own state will tell."""
+    try:
+        return list(site.reservations(name))
+    except HostError:
+        return []
 
 
 def missing_packages(pillar=None):
@@ -229,7 +238,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
             return plan_lab.plan_lab(site.facts(), host.USER, keys)
 
         def act(_plan):
-            with host.lock(site.layout.lock("lab", "present")):
+            with site.lock("lab", "present"):
                 site.supervisor.open()
                 with ThreadPoolExecutor() as pool:  # each waits for a program
                     made = [pool.submit(host.make_user), pool.submit(access.make_key, site.layout)]

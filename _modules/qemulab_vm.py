@@ -274,7 +274,7 @@ def vm_start(name, lab=None):
         face.need_root()
         site = _site(lab)
         defined = _defined(site, name)
-        with host.lock(site.layout.lock("vm", name)):
+        with site.lock("vm", name):
             status, _ = looks.look(site, name, fresh=True)
             if status in looks.OFF:
                 powers.start(site, name, defined)
@@ -310,7 +310,7 @@ def vm_stop(name, grace=None, lab=None):
         face.need_root()
         site = _site(lab)
         defined = _defined(site, name)
-        with host.lock(site.layout.lock("vm", name)):
+        with site.lock("vm", name):
             how = powers.stop(site, name, defined.stop_grace if grace is None else int(grace))
         return {"how": how}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -311,58 +310,3 @@ def test_an_answer_is_waited_for_and_no_longer() -> None:
     asked = []
     assert host.wait_for(lambda: asked.append(1), 0) is None
     assert asked == [1]
-
-
-HOLD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import time
-import _qemulab_host as host
-with host.lock(Path(sys.argv[2])):
-    print(flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_lock_has_one_holder_and_names_it(repo: Path, tmp_path: Path) -> None:
-    """Who comes second waits, and is told for whom; a holder that dies lets go."""
-    path = tmp_path / "locks/vm-master"
-    with running(
-        [sys.executable, "-I", "-S", "-B", "-c", HOLD, str(repo / "_modules"), str(path)]
-    ) as holder:
-        began = time.monotonic()
-        with pytest.raises(HostError) as caught, host.lock(path, timeout=0.2):
-            pass
-        assert 0.2 <= time.monotonic() - began < 2
-        assert str(caught.value) == f"{path} is held by process {holder.pid} for over 0.2 s"
-    with host.lock(path, timeout=0):
-        assert path.read_text(encoding="utf-8") == f"{os.getpid()}\n"
-    assert host.mode(path) == 0o600
-
-
-def test_a_lock_is_waited_for_until_it_is_free(tmp_path: Path) -> None:
-    """Within its deadline."""
-    path = tmp_path / "lock"
-    script = 'exec 9>"$0"; flock 9; echo; sleep 0.2'
-    with running(["sh", "-c", script, str(path)]), host.lock(path, timeout=5):
-        with open(path, "rb") as other, pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_a_child_never_keeps_its_parents_lock(tmp_path: Path) -> None:
-    """A machine that is started under a lock lives much longer than it."""
-    path = tmp_path / "lock"
-    with contextlib.ExitStack() as stack:
-        with host.lock(path):
-            stack.enter_context(running(SLEEP))
-        with host.lock(path, timeout=0):
-            pass
-
-
-def test_an_error_lets_the_lock_go(tmp_path: Path) -> None:
-    """Whatever it is."""
-    with pytest.raises(KeyError), host.lock(tmp_path / "lock"):
-        raise KeyError
-    with host.lock(tmp_path / "lock", timeout=0):
-        pass
