@@ -13,6 +13,7 @@ from _qemulab_host import HostError
 from _qemulab_keys import Forward
 from _qemulab_keys import Vm
 from _qemulab_kinds import size_bytes
+from _qemulab_look import proven
 from _qemulab_plan import VmFacts
 from _qemulab_qmp import Qmp
 from _qemulab_site import Site
@@ -22,7 +23,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
     """Do on a running machine what can be done on one."""
     # Every port that is to be opened, before any other is closed.
     probe.check_ports(name, new, old)
-    with Qmp(site.layout.qmp(name)) as qmp:
+    with proven(site, name) as qmp:
         for disk in new.disks:
             size = before.disks.get(disk.name)
             if size is not None and size < size_bytes(disk.size):
@@ -38,7 +39,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
 
 def set_link(site: Site, name: str, index: int, up: bool) -> None:
     """Plug a NIC's cable in or out."""
-    with Qmp(site.layout.qmp(name)) as qmp:
+    with proven(site, name) as qmp:
         qmp.execute("set_link", {"name": f"nic{index}", "up": up})
 
 

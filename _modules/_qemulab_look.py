@@ -4,7 +4,9 @@ How a machine is: asked of its supervisor, of its QEMU and of its files, which h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_disks as disks
@@ -70,16 +72,38 @@ def ask(site: Site, name: str) -> tuple[str, int]:
     return (str(state["status"]) if peer == unit.pid else "unknown"), peer
 
 
+@contextlib.contextmanager
+def proven(site: Site, name: str) -> Iterator[Qmp]:
+    """
+    Give a connection to a machine's QEMU that is proved, on itself, to be that machine's.
+
+    Raises HostError where its UUID is another's, or its process not the supervisor's.
+    """
+    with Qmp(site.layout.qmp(name)) as qmp:
+        (found,) = qmp.query("query-uuid")
+        unit = site.status("vm", name)
+        if found["UUID"] != spec.vm_uuid(site.lab, name) or (
+            unit.alive and unit.pid != qmp.peer_pid
+        ):
+            raise mismatch(name, "unknown", qmp.peer_pid)
+        yield qmp
+
+
 def refuse(site: Site, name: str, status: str) -> None:
     """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
     _, pid = look(site, name, fresh=True)
+    raise mismatch(name, status, pid)
+
+
+def mismatch(name: str, status: str, pid: int) -> HostError:
+    """Return the error for a machine that cannot be dealt with as it is."""
     reasons = {
         "unknown": ("its process, its socket and its UUID do not agree", "end it yourself"),
-        "unmanaged": ("it runs without its supervisor", "power it off from inside, then apply"),
+        "unmanaged": ("it runs without its supervisor", f"salt-call qemulab.vm_restart {name}"),
         "unresponsive": ("it does not answer; another client may hold it", "qemulab.vm_stop"),
     }
     reason, hint = reasons.get(status, ("it cannot be started as it is", "qemulab.vm_stop"))
-    raise HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
+    return HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
 
 
 def facts(site: Site, name: str) -> VmFacts:
@@ -93,4 +117,6 @@ def facts(site: Site, name: str) -> VmFacts:
         disks=disks.disk_sizes(site, name),
         has_variables=site.layout.uefi_variables(name).exists(),
         status="stopped" if off else status,
+        supervised=status != "unmanaged",
+        unit=off or site.supervisor.has("vm", name),
     )

@@ -22,6 +22,8 @@ from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
+from _qemulab_look import OFF
+from _qemulab_look import look
 from _qemulab_plan import NetworkFacts
 from _qemulab_plan import Plan
 from _qemulab_site import Site
@@ -29,6 +31,8 @@ from _qemulab_units import Unit
 
 READY_TIMEOUT = 10.0
 RELEASE_TIMEOUT = 3.0
+END_TIMEOUT = 2.0
+PROCESSES = ("hub", "dnsmasq")
 DNS_PORT = 53
 
 
@@ -50,15 +54,47 @@ def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFact
     if network is None:
         return NetworkFacts()
     mac = hub.tap_mac(site.lab, name)
+    alive = {kind: site.status(kind, name).alive for kind in PROCESSES}
     return NetworkFacts(
         defined=defined,
         link=hub.link_state(network, mac, site.links()),
         route=hub.has_group_route(network, site.routes()),
-        hub=site.status("hub", name).alive,
-        dnsmasq=site.status("dnsmasq", name).alive,
+        hub=alive["hub"],
+        dnsmasq=alive["dnsmasq"],
         machines=machines_on(site, name),
         reservations=dict(defined.reservations) if defined else {},
+        # Looked for through all processes of the host, so only where it is needed.
+        orphans=tuple(orphans(site, name, network)) if defined and not all(alive.values()) else (),
+        units=all(site.supervisor.has(kind, name) for kind in PROCESSES),
     )
+
+
+def orphans(site: Site, name: str, network: Network) -> dict[str, tuple[int, str]]:
+    """
+    Return which of a network's processes run without their supervisor, as one leaves them that was
+    killed: each with its PID and the word of its command line that no other process has.
+    """
+    words = {
+        "hub": hub.hub_argv(network, tun_device(site.lab, name))[-1],
+        "dnsmasq": configuration_option(site, name),
+    }
+    found = {}
+    for kind, word in words.items():
+        own = site.status(kind, name).pid
+        for pid in process.find(word, host.USER):
+            if pid != own:
+                found[kind] = pid, word
+    return found
+
+
+def end_orphans(site: Site, name: str, network: Network) -> None:
+    """
+    End what runs of a network without its supervisor, so that it can be started anew.
+
+    Nothing is lost with them: the TAP stays, and the leases are in a file.
+    """
+    for pid, word in orphans(site, name, network).values():
+        process.end(pid, word, END_TIMEOUT)
 
 
 def machines_on(site: Site, name: str) -> tuple[str, ...]:
@@ -66,7 +102,7 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
     found = []
     for vm in site.vms():
         _, started = site.vm(vm)
-        if started and site.status("vm", vm).alive:
+        if started and look(site, vm)[0] not in OFF:
             if any(nic.network == name for nic in started.nics):
                 found.append(vm)
     return tuple(found)
@@ -174,6 +210,8 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
         plan = planner.plan_network(before, declared)
         keys = plan.keys()
         network = effective(before.defined, declared, plan)
+        if before.defined is not None and before.orphans:
+            end_orphans(site, name, before.defined)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
         write_files(site, name, network)
@@ -182,7 +220,7 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
         host.run(["/bin/sh", str(site.layout.network(name) / "link")])
         if before.defined is not None and "address" in keys:
             drop_foreign_leases(site, name, network)
-        quiet = {"on_change", "autostart", "link", "route", "hub", "dnsmasq"}
+        quiet = {"on_change", "autostart", "link", "route", "units", *PROCESSES}
         reread = {key for key in keys if key.startswith("dns:names")}
         restarts = before.defined is not None and keys - quiet - reread
         if restarts and site.status("dnsmasq", name, fresh=True).alive:
@@ -242,6 +280,7 @@ def take_down(site: Site, name: str, network: Network) -> None:
     for kind in ("dnsmasq", "hub"):
         site.supervisor.stop(kind, name)
     site.forget()
+    end_orphans(site, name, network)
     mac = hub.tap_mac(site.lab, name)
     if hub.link_state(network, mac, site.links()) not in ("absent", "other"):
         host.run(["ip", "link", "delete", "dev", network.interface])

@@ -187,6 +187,12 @@ class VmFacts(NamedTuple):
 
     status
         ``stopped``, ``running`` or another word of QEMU's for a process that is there.
+
+    supervised
+        Whether its process, if there is one, is its supervisor's.
+
+    unit
+        Whether the supervisor's definition of that process is there.
     """
 
     defined: Vm | None = None
@@ -194,6 +200,8 @@ class VmFacts(NamedTuple):
     disks: Mapping[str, int] = MappingProxyType({})
     has_variables: bool = False
     status: str = "stopped"
+    supervised: bool = True
+    unit: bool = True
 
 
 def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
@@ -234,6 +242,10 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
     found += disk_changes(facts, declared)
     if declared.firmware == "uefi" and not facts.has_variables and not running:
         found.append(Change("uefi_variables", None, "generated", CREATE))
+    if running and not facts.supervised:
+        found.append(Change("supervised", False, True, RESTART))
+    elif running and not facts.unit:
+        found.append(Change("unit", "absent", "present", LIVE))
     refused = [change for change in found if change.effect == RECREATE]
     restarts = [change for change in found if change.effect == RESTART]
     others = [change for change in found if change.effect not in (RESTART, RECREATE)]
@@ -343,6 +355,12 @@ class NetworkFacts(NamedTuple):
 
     reservations
         What is reserved on it.
+
+    orphans
+        Which of the two processes run without their supervisor.
+
+    units
+        Whether the supervisor's definitions of both are there.
     """
 
     defined: Network | None = None
@@ -352,6 +370,8 @@ class NetworkFacts(NamedTuple):
     dnsmasq: bool = False
     machines: tuple[str, ...] = ()
     reservations: Mapping[str, Reservation] = MappingProxyType({})
+    orphans: tuple[str, ...] = ()
+    units: bool = True
 
 
 def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
@@ -375,7 +395,10 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
         others.append(Change("route", "absent", "loopback", effect))
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
         if not runs:
-            others.append(Change(what, "stopped", "running", effect))
+            now = "unmanaged" if what in facts.orphans else "stopped"
+            others.append(Change(what, now, "running", effect))
+    if facts.hub and facts.dnsmasq and not facts.units:
+        others.append(Change("units", "absent", "present", effect))
     machines = facts.machines if restarts or pending else ()
     return Plan(tuple(others + restarts), tuple(pending), machines=machines)
 
@@ -384,8 +407,8 @@ def plan_network_absent(facts: NetworkFacts) -> Plan:
     """Return what takes a network away."""
     found = []
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
-        if runs:
-            found.append(Change(what, "running", "stopped", STOP))
+        if runs or what in facts.orphans:
+            found.append(Change(what, "running" if runs else "unmanaged", "stopped", STOP))
     if facts.link not in ("absent", "other"):
         found.append(Change("link", facts.link, "absent", STOP))
     if facts.defined is not None:

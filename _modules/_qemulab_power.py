@@ -14,13 +14,14 @@ import _qemulab_host as host
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
+import _qemulab_process as process
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import OFF
 from _qemulab_look import ask
 from _qemulab_look import look
+from _qemulab_look import proven
 from _qemulab_look import refuse
-from _qemulab_qmp import Qmp
 from _qemulab_qmp import QmpError
 from _qemulab_site import Site
 
@@ -124,13 +125,15 @@ def stop(site: Site, name: str, grace: int) -> str:
     Returns which it was: ``acpi``, ``quit``, ``kill``, or ``stopped`` where none ran. Raises
     HostError where it runs, but is not provably ours.
     """
-    status, _ = look(site, name, fresh=True)
+    status, pid = look(site, name, fresh=True)
     if status in OFF:
         if status == "failed":
             site.supervisor.stop("vm", name)  # it may be about to be tried again
         return "stopped"
-    if status in ("unknown", "unmanaged"):
+    if status == "unknown":
         refuse(site, name, status)
+    if status == "unmanaged":
+        return stop_unmanaged(site, name, grace, pid)
 
     def gone() -> bool:
         return not site.status("vm", name, fresh=True).alive
@@ -148,11 +151,26 @@ def stop(site: Site, name: str, grace: int) -> str:
     return how
 
 
+def stop_unmanaged(site: Site, name: str, grace: int, pid: int) -> str:
+    """
+    Power off a machine that has lost its supervisor: over QMP, where its UUID is proof of whom it
+    is said to. There is nobody to send a signal, so none is sent.
+    """
+    with process.watched(pid) as gone:
+        how = "acpi" if pressed(site, name, grace, gone) else "quit"
+        if how == "quit":
+            order(site, name, "quit")
+            if not host.wait_for(gone, QUIT_TIMEOUT):
+                raise HostError(f"{name} (process {pid}) does not end", hint="end it yourself")
+    defined, _ = site.vm(name)
+    settle(site, name, defined, hard=False)
+    return how
+
+
 def order(site: Site, name: str, command: str) -> None:
     """Give QEMU a command; one that ends it may cut the line before it answers."""
-    with contextlib.suppress(QmpError):
-        with Qmp(site.layout.qmp(name)) as qmp:
-            qmp.execute(command)
+    with contextlib.suppress(QmpError), proven(site, name) as qmp:
+        qmp.execute(command)
 
 
 def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
@@ -184,5 +202,7 @@ def reset(site: Site, name: str) -> None:
     status, _ = look(site, name, fresh=True)
     if status in OFF:
         raise HostError(f"{name} does not run", hint=f"salt-call qemulab.vm_start {name}")
-    with Qmp(site.layout.qmp(name)) as qmp:
+    if status == "unknown":
+        refuse(site, name, status)
+    with proven(site, name) as qmp:
         qmp.execute("system_reset")

@@ -4,11 +4,16 @@ Processes of the host: whether one is there, and a signal to the one that is mea
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_host as host
+from _qemulab_host import HostError
 
 
 def exists(pid: int) -> bool:
@@ -41,7 +46,7 @@ def send(pid: int, number: signal.Signals, word: str) -> bool:
     except OSError:
         return False
     try:
-        if f"\0{word}\0" not in (host.read(f"/proc/{pid}/cmdline") or ""):
+        if not _has_word(pid, word):
             return False
         signal.pidfd_send_signal(descriptor, number)
     except OSError:
@@ -49,3 +54,67 @@ def send(pid: int, number: signal.Signals, word: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _has_word(pid: int, word: str) -> bool:
+    """Return whether a word stands in a process's command line, not as the program's own name."""
+    try:
+        return f"\0{word}\0" in (host.read(f"/proc/{pid}/cmdline") or "")
+    except HostError:
+        return False
+
+
+def find(word: str, user: str) -> list[int]:
+    """
+    Return the processes that have a word in their command line, run as a user, and see this
+    host's network: a container's, which may have the same names, do not.
+    """
+    if not host.has_user(user):
+        return []
+    uid = host.user_ids(user)[0]
+    found = []
+    for pid in map(int, filter(str.isdigit, host.list_directory(Path("/proc")))):
+        if _has_word(pid, word) and exists(pid) and _is_local(pid, uid):
+            found.append(pid)
+    return found
+
+
+def _is_local(pid: int, uid: int) -> bool:
+    """Return whether a process runs as a user and in this network namespace."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        space = os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return False
+    return f"\nUid:\t{uid}\t" in status and space == os.readlink("/proc/self/ns/net")
+
+
+def end(pid: int, word: str, grace: float) -> None:
+    """
+    End a process that has a word in its command line: SIGTERM, after its grace SIGKILL.
+
+    Raises HostError where it does not end; one that has ended by then is fine.
+    """
+    with watched(pid) as ended:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not send(pid, number, word) or host.wait_for(ended, grace):
+                return
+        raise HostError(f"process {pid} does not end", hint=f"see /proc/{pid}/status")
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[Callable[[], bool]]:
+    """
+    Give a question: has the process that has this number now ended?
+
+    Another process that gets the number later changes nothing of the answer. Source: pidfd_open(2)
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        yield lambda: True
+        return
+    try:
+        yield lambda: bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import signal
 import site
 import socket
 import sys
@@ -29,6 +30,14 @@ from _qemulab_supervisors import Status
 from _qemulab_units import Unit
 
 START_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 5.0
+"""Seconds that a supervisord gets to say how its programs are; it takes milliseconds."""
+LOST_TIMEOUT = 2.0
+"""Seconds that one without a socket gets to make it: it may be coming up, which takes 75 ms."""
+
+
+class _Silent(HostError):
+    """A supervisord has its socket open and says nothing: it is stopped, and not to be doubled."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -82,12 +91,17 @@ class Supervisord:
         with self._reached(method):
             return getattr(self._proxy(timeout).supervisor, method)(*arguments)
 
-    @staticmethod
     @contextlib.contextmanager
-    def _reached(method: str) -> Iterator[None]:
+    def _reached(self, method: str) -> Iterator[None]:
         """Turn a failed connection into a HostError."""
         try:
             yield
+        except (TimeoutError, BlockingIOError) as err:
+            # Linux says EAGAIN at once where the queue of those who wait to be heard is full.
+            pids = ", ".join(map(str, self._processes())) or "unknown"
+            hint = f"it may be stopped: kill -CONT {pids}"
+            problem = f"the lab's supervisord (process {pids}) does not answer {method}"
+            raise _Silent(problem, hint=hint) from err
         except (xmlrpc.client.ProtocolError, http.client.HTTPException, OSError) as err:
             raise HostError(f"supervisord does not answer {method}: {err}") from err
 
@@ -106,9 +120,12 @@ class Supervisord:
         if not self._layout.supervisord_socket.exists():
             return False
         try:
-            return bool(self._call("getState", timeout=5)["statename"] == "RUNNING")
+            state = self._call("getState", timeout=ANSWER_TIMEOUT)["statename"]
+        except _Silent:
+            raise
         except HostError:
             return False
+        return bool(state == "RUNNING")
 
     @staticmethod
     def command() -> list[str]:
@@ -140,25 +157,61 @@ class Supervisord:
         Start the supervisord where none runs; it takes a tenth of a second to answer.
 
         Until it does, nobody else can begin to: a lock is kept for as long.
+
+        Raises HostError where one runs that does not answer.
         """
         if self._is_up():
             return
         layout = self._layout
-        self._only_one.enter_context(lock.hold(layout.lock("lab", "supervisord")))
-        if self._is_up():
-            self._only_one.close()
-            return
-        for directory in (layout.units, layout.lab_runtime, layout.lab_logs):
-            host.make_directory(directory)
-        configuration = layout.lab_state / "supervisord.conf"
-        pidfile = layout.lab_runtime / "supervisord.pid"
-        text = units.supervisord_configuration(
-            layout.supervisord_socket, pidfile, self._log, layout.units
-        )
-        host.write(configuration, text)
-        host.remove(layout.supervisord_socket)
-        host.launch([*self.command(), "-c", str(configuration)])
+        with contextlib.ExitStack() as held:
+            held.enter_context(lock.hold(layout.lock("lab", "supervisord")))
+            if self._is_up() or self._lost_is_back():
+                return
+            for directory in (layout.units, layout.lab_runtime, layout.lab_logs):
+                host.make_directory(directory)
+            self._configure()
+            # It would write through whatever somebody has put in the place of its PID file.
+            for path in (layout.supervisord_socket, self._pidfile):
+                host.remove(path)
+            host.launch([*self.command(), "-c", str(self._configuration)])
+            self._only_one = held.pop_all()
         self._opening = True
+
+    def _configure(self) -> None:
+        """Write its configuration, which it reads again whenever a unit is new."""
+        layout = self._layout
+        text = units.supervisord_configuration(
+            layout.supervisord_socket, self._pidfile, self._log, layout.units
+        )
+        host.write(self._configuration, text)
+
+    def _lost_is_back(self) -> bool:
+        """
+        Wait for a supervisord that runs without being heard, and end one that has lost its socket.
+
+        Nobody can reach that one any more, and a second one beside it would start twins when it
+        starts its programs again. What it ran goes on without it. Returns whether one answers.
+        """
+        word = str(self._configuration)
+        for pid in self._processes():
+            if host.wait_for(self._is_up, LOST_TIMEOUT):
+                return True
+            with process.watched(pid) as ended:
+                if process.send(pid, signal.SIGKILL, word) and not host.wait_for(ended, 5):
+                    raise HostError(f"the lost supervisord (process {pid}) does not end")
+        return False
+
+    def _processes(self) -> list[int]:
+        """Return the lab's supervisord as the kernel knows it; no file is asked."""
+        return process.find(str(self._configuration), "root")
+
+    @property
+    def _configuration(self) -> Path:
+        return self._layout.lab_state / "supervisord.conf"
+
+    @property
+    def _pidfile(self) -> Path:
+        return self._layout.lab_runtime / "supervisord.pid"
 
     @property
     def _log(self) -> Path:
@@ -183,7 +236,9 @@ class Supervisord:
         if not self._layout.supervisord_socket.exists():
             return None
         try:
-            processes = self._call("getAllProcessInfo")
+            processes = self._call("getAllProcessInfo", timeout=ANSWER_TIMEOUT)
+        except _Silent:
+            raise
         except HostError:
             return None
         found = {}
@@ -233,7 +288,8 @@ class Supervisord:
     ) -> None:
         """Have supervisord take up the sections of programs that do not run, and start them."""
         alive = {f"{kind}-{name}" for (kind, name), each in known.items() if each.alive}
-        added, changed, removed = self._call("reloadConfig")[0]
+        self._configure()
+        added, changed, removed = self._reread()
         orders: list[tuple[Any, ...]] = [
             ("removeProcessGroup", group)
             for group in [*removed, *changed]
@@ -247,6 +303,19 @@ class Supervisord:
             if isinstance(answer, dict) and "faultString" in answer and order[0] == "startProcess":
                 unit = programs[order[1]]
                 raise self._refused("start", unit.kind, unit.name, str(answer["faultString"]))
+
+    def _reread(self) -> list[list[str]]:
+        """Have supervisord read its sections; returns which are new, changed, and gone."""
+        try:
+            found: list[list[str]] = self._call("reloadConfig")[0]
+        except xmlrpc.client.Fault as err:
+            hint = f"remove what is damaged in {self._layout.units} and apply again"
+            raise HostError("supervisord cannot read its units", err.faultString, hint) from err
+        return found
+
+    def has(self, kind: str, name: str) -> bool:
+        """Return whether a unit's section and wrapper are there."""
+        return all(path.is_file() for path in self._files(kind, name))
 
     def _alive(self, program: str) -> bool:
         kind, _, name = program.partition("-")
@@ -283,7 +352,7 @@ class Supervisord:
         for path in self._files(kind, name):
             host.remove(path)
         if self._is_up():
-            self._call("reloadConfig")
+            self._reread()
             try:
                 self._call("removeProcessGroup", f"{kind}-{name}")
             except xmlrpc.client.Fault as err:
@@ -293,12 +362,11 @@ class Supervisord:
     def close(self) -> None:
         """End the supervisord and remove its files."""
         layout = self._layout
-        pidfile = layout.lab_runtime / "supervisord.pid"
         if self._is_up():
-            pid = int((host.read(pidfile) or "0").strip() or 0)
-            self._call("shutdown")
-            if not host.wait_for(lambda: not process.exists(pid), START_TIMEOUT):
-                raise HostError(f"supervisord (process {pid}) does not end")
-        for path in (layout.supervisord_socket, pidfile, layout.units):
+            pid = self._call("getPID")
+            with process.watched(pid) as ended:
+                self._call("shutdown")
+                if not host.wait_for(ended, START_TIMEOUT):
+                    raise HostError(f"supervisord (process {pid}) does not end")
+        for path in (layout.supervisord_socket, self._pidfile, layout.units, self._configuration):
             host.remove(path)
-        host.remove(layout.lab_state / "supervisord.conf")

@@ -53,6 +53,9 @@ class Supervisor(Protocol):
     def update(self, unit: Unit) -> None:
         """Define a unit anew without starting or stopping it."""
 
+    def has(self, kind: str, name: str) -> bool:
+        """Return whether a unit's definition is there, which its process needs to come back."""
+
     def stop(self, kind: str, name: str, hard: bool = False) -> None:
         """Stop a unit and wait for its end; ``hard`` sends SIGKILL at once."""
 

@@ -19,6 +19,13 @@ from _qemulab_units import Unit
 
 SYSTEMD_DIRECTORY = Path("/etc/systemd/system")
 SYSTEM_SLICE = Path("/sys/fs/cgroup/system.slice")
+ANSWER_TIMEOUT = 10.0
+"""Seconds that systemd gets to say how units are; it takes milliseconds."""
+
+
+def _slice(kind: str) -> Path:
+    """Return the control group that has those of a kind's units as its members."""
+    return SYSTEM_SLICE / f"system-qemulab\\x2d{kind}.slice"
 
 
 class Systemd:
@@ -49,13 +56,15 @@ class Systemd:
         Source: systemd.unit(5) and systemd.slice(5) for where a template's instances are.
         """
         found = {}
-        for directory in host.list_directory(SYSTEMD_DIRECTORY):
-            service = directory.removesuffix(".d")
+        services = {name.removesuffix(".d") for name in host.list_directory(SYSTEMD_DIRECTORY)}
+        # A unit may run although somebody has removed its files.
+        for kind in units.KINDS:
+            services.update(host.list_directory(_slice(kind)))
+        for service in services:
             kind, lab, name = units.parse_service(service) or ("", "", "")
             if lab != self._layout.lab:
                 continue
-            group = SYSTEM_SLICE / f"system-qemulab\\x2d{kind}.slice" / service / "cgroup.procs"
-            processes = (host.read(group) or "").split()
+            processes = (host.read(_slice(kind) / service / "cgroup.procs") or "").split()
             if len(processes) != 1:
                 return None
             found[kind, name] = Status("running", int(processes[0]))
@@ -65,9 +74,8 @@ class Systemd:
         """Return the lab's loaded units; systemd forgets stopped ones by itself."""
         lab = self._layout.lab
         wanted = "Id,ActiveState,MainPID"
-        shown = host.run(
-            ["systemctl", "show", "--all", f"--property={wanted}", f"qemulab-*@{lab}:*.service"]
-        )
+        show = ["systemctl", "show", "--all", f"--property={wanted}"]
+        shown = host.run([*show, f"qemulab-*@{lab}:*.service"], timeout=ANSWER_TIMEOUT)
         found = {}
         for block in shown.stdout.split("\n\n"):
             values = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -108,7 +116,8 @@ class Systemd:
             files[template] = units.systemd_template(unit.kind, unit.user)
             files[self._drop_in(unit.service)] = units.systemd_drop_in(unit)
         before = {path for path in files if path.exists()}
-        if before & host.write_all([File(path, text) for path, text in files.items()]):
+        orphans = [u for u in wanted if not self.has(u.kind, u.name) and self._in_memory(u)]
+        if before & host.write_all([File(path, text) for path, text in files.items()]) or orphans:
             services = [unit.service for unit in wanted]
             shown = host.run(["systemctl", "show", "-P", "NeedDaemonReload", *services])
             if "yes" in shown.stdout.split():
@@ -118,6 +127,16 @@ class Systemd:
             if unit.autostart != os.path.lexists(link):
                 verb = "enable" if unit.autostart else "disable"
                 host.run(["systemctl", "--no-reload", "--quiet", verb, unit.service])
+
+    def has(self, kind: str, name: str) -> bool:
+        """Return whether a unit's template and drop-in are there."""
+        service = units.service_name(kind, self._layout.lab, name)
+        template = SYSTEMD_DIRECTORY / units.template_name(kind)
+        return template.is_file() and self._drop_in(service).is_file()
+
+    def _in_memory(self, unit: Unit) -> bool:
+        """Return whether a unit runs, whatever is left of its files."""
+        return (_slice(unit.kind) / unit.service).is_dir()
 
     def start(self, wanted: Sequence[Unit]) -> None:
         """Define units and start those that do not run."""

@@ -14,6 +14,7 @@ import _qemulab_face as face
 import _qemulab_host as host
 import _qemulab_image as image
 import _qemulab_kinds as kinds
+import _qemulab_look as looks
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_schema as schema
@@ -326,7 +327,11 @@ def prune(vms, networks, mode="report", lab=None, test=False):
         site = _site(lab)
 
         def look():
-            return plan_lab.plan_prune(site.facts(), vms, networks, mode)
+            facts = site.facts()
+            left = {name: looks.look(site, name)[0] for name in facts.vms if name not in vms}
+            runs = {name: status not in looks.OFF for name, status in left.items()}
+            facts = facts._replace(vms={**facts.vms, **runs})
+            return plan_lab.plan_prune(facts, vms, networks, mode)
 
         def act(plan):
             for change in plan.changes:

@@ -69,11 +69,20 @@ def network_info(name, lab=None):
             "definition": schema.plain(facts.defined),
             "link": facts.link,
             "route": facts.route,
-            "hub": {"running": facts.hub, "pid": site.status("hub", name).pid},
-            "dnsmasq": {"running": facts.dnsmasq, "pid": site.status("dnsmasq", name).pid},
+            "hub": _process(site, name, "hub", facts),
+            "dnsmasq": _process(site, name, "dnsmasq", facts),
             "machines": list(facts.machines),
             "leases": len(networks.leases(site, name)),
         }
+
+
+def _process(site, name, kind, facts):
+    """Return how one of a network's processes is."""
+    return {
+        "running": getattr(facts, kind),
+        "unmanaged": kind in facts.orphans,
+        "pid": site.status(kind, name).pid,
+    }
 
 
 def network_ensure(name, declaration=None, present=True, lab=None, test=False):

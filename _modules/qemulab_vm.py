@@ -153,7 +153,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             if name in site.begun:
                 return site.begun[name].plan
             facts = looks.facts(site, name)
-            if facts.status in ("unknown", "unmanaged", "unresponsive"):
+            if facts.status in ("unknown", "unresponsive"):
                 looks.refuse(site, name, facts.status)
             return planner.plan_vm(facts, declared, power)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -69,3 +70,50 @@ def test_a_process_that_is_not_meant_gets_no_signal(word: str) -> None:
 def test_no_process_gets_no_signal(pid: int) -> None:
     """And nobody in its place: 0 and -1 are many to kill(2)."""
     assert not processes.send(pid, signal.SIGKILL, "x")
+
+
+@pytest.mark.parametrize("word", ["--conf-file=/find-me", "--conf-file=/find"])
+def test_a_process_is_found_by_a_word_of_its_own(word: str) -> None:
+    """A whole word, of a process of that user; PID files are not asked."""
+    command = [*SLEEP, "--conf-file=/find-me"]
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found = [process.pid] if word == command[-1] else []
+            assert processes.find(word, user) == found
+            assert processes.find(word, "daemon") == []
+        finally:
+            process.kill()
+    assert processes.find(word, user) == []
+    assert processes.find(word, "no-such-user") == []
+
+
+def test_a_process_that_is_watched_ends_once() -> None:
+    """Also as a zombie; one that is not there has ended."""
+    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE) as process:
+        with processes.watched(process.pid) as ended:
+            assert not ended()
+            process.kill()
+            assert host.wait_for(ended, 5)
+    with processes.watched(process.pid) as ended:
+        assert ended()
+    with processes.watched(-1) as ended:
+        assert ended()
+
+
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+def test_a_process_is_ended_softly_then_hard() -> None:
+    """One that ignores SIGTERM as well; another one is left alone."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", DEAF, "--deaf"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        processes.end(process.pid, "--other", 0.1)
+        assert process.poll() is None
+        processes.end(process.pid, "--deaf", 0.1)
+        assert process.wait(5) == -signal.SIGKILL
