@@ -81,3 +81,48 @@ def fresh(lab: Lab, name: str, old: int) -> bool:
     """Return whether a process was replaced by another one that answers."""
     there = lab.host.run(["test", "-e", f"/proc/{old}"], check=False).returncode == 0
     return not there and ANSWERS[name](lab)
+
+
+PROCESSES = {
+    "a": "/usr/bin/qemu-system-x86_64 ",
+    "hub vmlan": "/usr/bin/socat ",
+    "dnsmasq vmlan": "/usr/sbin/dnsmasq ",
+}
+
+
+def pids(lab: Lab) -> dict[str, int]:
+    """Return the PIDs of the lab's processes as the kernel knows them; one each, or none."""
+    lines = [
+        line.split(None, 1)
+        for line in lab.host.run(["ps", "-ewwo", "pid=,args="]).stdout.splitlines()
+    ]
+    found = {}
+    for name, begin in PROCESSES.items():
+        for number, command in lines:
+            if command.startswith(begin):
+                assert name not in found, f"{name} runs twice"
+                found[name] = int(number)
+    return found
+
+
+def supervisord_pid(lab: Lab) -> int:
+    """Return the PID of the lab's supervisord."""
+    return int(
+        lab.host.run(["pgrep", "-f", "/var/lib/qemulab/lab/supervisord.conf"]).stdout.split()[0]
+    )
+
+
+def end_all(lab: Lab) -> list[int]:
+    """End all that runs of the lab so that nobody starts it again; return the PIDs it had."""
+    ended = list(pids(lab).values())
+    if lab.host.supervisor == "supervisord":
+        ended.insert(0, supervisord_pid(lab))
+    for pid in ended:
+        kill(lab, pid)
+    if lab.host.supervisor == "systemd":
+        lab.host.run(["sh", "-c", "systemctl stop 'qemulab-*'; systemctl reset-failed"])
+    there = " || ".join(f"test -e /proc/{pid}" for pid in ended)
+    harness.wait_for(
+        lambda: lab.host.run(["sh", "-c", there], check=False).returncode != 0, 5, "their end"
+    )
+    return ended
