@@ -3,15 +3,18 @@
 # PID namespace, and becomes PID 1. harness.py runs its text (it is no file that stays open) in
 # namespaces of its own, with these arguments:
 #
-#   DIR systemd|supervisord CHECKOUT SHARED RESOLVER LOWER
+#   DIR systemd|supervisord CHECKOUT SHARED RESOLVER LOWER [DISK]
+#
+# DISK holds what an earlier host had written: this one is that one after a reboot.
 set -e
-base=$1 init=$2 checkout=$3 shared=$4 resolver=$5
+base=$1 init=$2 checkout=$3 shared=$4 resolver=$5 disk=${7:-}
 read -r pid _ < /proc/self/stat
 mount --make-rprivate /
 mount -t tmpfs overlay "$base"
 ln -s "$6" "$base/lower"                        # a path without characters that mount reads
 root=$base/root
 mkdir -p "$base"/{upper,work,root,checkout-upper,checkout-work}
+[ -z "$disk" ] || cp -a "$disk/." "$base/upper"
 mount -t overlay overlay -o "lowerdir=$base/lower,upperdir=$base/upper,workdir=$base/work" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
@@ -36,8 +39,10 @@ mkdir -p "$root$shared"
 mount --bind "$shared" "$root$shared"
 
 # A lab that the developer runs on this machine is not this host's.
-rm -rf "$root"/{etc,var/lib,var/log}/qemulab "$root"/etc/systemd/system/{,*.wants/}qemulab*
-sed -i '/^qemulab:/d' "$root"/etc/{passwd,shadow,group,gshadow}
+if [ -z "$disk" ]; then
+    rm -rf "$root"/{etc,var/lib,var/log}/qemulab "$root"/etc/systemd/system/{,*.wants/}qemulab*
+    sed -i '/^qemulab:/d' "$root"/etc/{passwd,shadow,group,gshadow}
+fi
 hostname throw-away
 rm -f "$root/etc/resolv.conf"
 echo "nameserver $resolver" > "$root/etc/resolv.conf"
@@ -57,7 +62,7 @@ if [ "$init" = systemd ]; then
     : > "$root/etc/tmpfiles.d/tmp.conf"         # Debian's own empties /tmp, where the shared is
     tr -d - < /proc/sys/kernel/random/uuid > "$root/etc/machine-id"
 fi
-mkdir -m 700 "$root/written"
+mkdir -p -m 700 "$root/written"
 mount --bind "$base/upper" "$root/written"
 cd "$root"
 mkdir -p old

@@ -107,9 +107,8 @@ def pids(lab: Lab) -> dict[str, int]:
 
 def supervisord_pid(lab: Lab) -> int:
     """Return the PID of the lab's supervisord."""
-    return int(
-        lab.host.run(["pgrep", "-f", "/var/lib/qemulab/lab/supervisord.conf"]).stdout.split()[0]
-    )
+    found = lab.host.run(["pgrep", "-f", "/var/lib/qemulab/lab/supervisord.conf"]).stdout
+    return int(found.split()[0])
 
 
 def end_all(lab: Lab) -> list[int]:

@@ -27,6 +27,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+
 REPO = Path(__file__).resolve().parents[2]
 
 #: Where the other end of an uplink is, and the host's own address on it.
@@ -229,6 +230,16 @@ class Host:
                 found.add(f"[{path}]" if kind == "c" else path)
         return found
 
+    def save_disk(self) -> Path:
+        """
+        Save what is on the host's disk at this moment, and return where.
+
+        A host that boots with it finds all that was written but /run, /tmp and /dev/shm.
+        """
+        disk = self.shared / "disk"
+        self.run(["sh", "-c", 'mkdir "$0" && cp -a /written/. "$0"', disk])
+        return disk
+
     def ignored(self) -> tuple[str, ...]:
         """Return how the paths begin that say nothing about a lab."""
         return (os.fspath(REPO / ".venv"), os.fspath(self.shared), *HOST_OWN)
@@ -275,7 +286,9 @@ def wait_for(question: Callable[[], Any], timeout: float, what: str) -> Any:
 
 
 @contextlib.contextmanager
-def namespace_host(tmp_path: Path, uplink: bool = False, lower: Path = Path("/")) -> Iterator[Host]:
+def namespace_host(
+    tmp_path: Path, uplink: bool = False, lower: Path = Path("/"), disk: Path | None = None
+) -> Iterator[Host]:
     """
     Run a host without systemd for the length of a ``with`` block.
 
@@ -288,23 +301,31 @@ def namespace_host(tmp_path: Path, uplink: bool = False, lower: Path = Path("/")
 
     lower
         The file system under its overlay. Default: this machine's own.
+
+    disk
+        What ``Host.save_disk`` has saved of an earlier host: this one is that one after a power
+        cut. Default: nothing was ever written.
     """
-    with booted("supervisord", tmp_path, uplink, lower) as host:
+    with booted("supervisord", tmp_path, uplink, lower, disk) as host:
         yield host
 
 
 @contextlib.contextmanager
-def systemd_host(tmp_path: Path, uplink: bool = False, lower: Path = Path("/")) -> Iterator[Host]:
+def systemd_host(
+    tmp_path: Path, uplink: bool = False, lower: Path = Path("/"), disk: Path | None = None
+) -> Iterator[Host]:
     """Run a host whose PID 1 is systemd; the arguments are those of ``namespace_host``."""
-    with booted("systemd", tmp_path, uplink, lower) as host:
+    with booted("systemd", tmp_path, uplink, lower, disk) as host:
         yield host
 
 
 @contextlib.contextmanager
-def booted(supervisor: str, shared: Path, with_uplink: bool, lower: Path) -> Iterator[Host]:
+def booted(
+    supervisor: str, shared: Path, with_uplink: bool, lower: Path, disk: Path | None
+) -> Iterator[Host]:
     """Boot a host, wait until it can be used, and end it with all that runs in it."""
     with contextlib.ExitStack() as stack:
-        pid1 = stack.enter_context(init_process(supervisor, shared, with_uplink, lower))
+        pid1 = stack.enter_context(init_process(supervisor, shared, with_uplink, lower, disk))
         host = Host(supervisor, pid1, shared)
         if supervisor == "systemd":
             wait_for(lambda: systemd_is_up(host), 30, "systemd")
@@ -321,7 +342,9 @@ def systemd_is_up(host: Host) -> bool:
 
 
 @contextlib.contextmanager
-def init_process(supervisor: str, shared: Path, with_uplink: bool, lower: Path) -> Iterator[int]:
+def init_process(
+    supervisor: str, shared: Path, with_uplink: bool, lower: Path, disk: Path | None
+) -> Iterator[int]:
     """Run a host's PID 1 and give its number in our own PID namespace."""
     resolver = GATEWAY if with_uplink else "192.0.2.53"
     with (
@@ -330,7 +353,7 @@ def init_process(supervisor: str, shared: Path, with_uplink: bool, lower: Path) 
         open(Path(base) / "errors", "w+", encoding="utf-8") as errors,
     ):
         boot = [BOOT, "boot", base, supervisor, os.fspath(REPO), os.fspath(shared), resolver]
-        boot.append(os.fspath(lower))
+        boot += [os.fspath(lower), "" if disk is None else os.fspath(disk)]
         outer = subprocess.Popen(
             # --pdeathsig: where the tests are killed, unshare is, and --kill-child ends the host.
             ["setpriv", "--pdeathsig", "KILL", "bash", "-c", f'{group} exec "$@"', "enter"]

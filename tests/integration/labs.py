@@ -58,7 +58,7 @@ class Lab:
     def __post_init__(self) -> None:
         guest = built_guest()
         self.host.run(["mkdir", "-p", "/var/lib/qemulab"])
-        self.host.run(["cp", "-r", guest, "/var/lib/qemulab/guest"])
+        self.host.run(["cp", "-rT", guest, "/var/lib/qemulab/guest"])
 
     def pillar(self, declared: Any) -> Path:
         """Write a pillar for the host and return its path."""

@@ -285,24 +285,24 @@ def test_prune_reports_and_stops(lab: Lab) -> None:
     assert lab.call("vm_info", "b")["disks"]["hda"]["size"] == "1M"
 
 
-def test_survives_its_apply(lab: Lab) -> None:
-    """The processes are not the caller's: they outlive its whole group and session."""
-    declared = with_vm(disks=[{"size": "96M"}])
+def test_f5_a_lab_survives_its_apply(lab: Lab) -> None:
+    """The processes are not the caller's: they outlive its whole group, session and unit."""
+    declared = with_vm(disks=[{"size": "96M"}], stop_grace=0)
     lab.apply(declared=declared)
-    lab.call("vm_stop", "a", "grace=0")
     pillar = lab.pillar(declared)
     command = f"QEMULAB_PILLAR={pillar} exec {harness.REPO}/salt-call state.apply lab"
+    begin = {"setsid": ["setsid", "--wait"]}
     if lab.host.supervisor == "systemd":
-        for mode in ("process", "mixed", "control-group"):
-            unit = f"--unit=minion-{mode}"
-            words = ["systemd-run", "--quiet", "--wait", unit, f"--property=KillMode={mode}"]
-            lab.host.run([*words, "sh", "-c", command])
-    else:
-        lab.host.run(["setsid", "--wait", "sh", "-c", command])
-    before = lab.pids()
-    assert before["a"]
-    assert lab.changes(lab.apply(declared=declared)) == {}
-    assert lab.pids() == before
+        unit = ["systemd-run", "--quiet", "--wait"]
+        modes = ("process", "mixed", "control-group")
+        begin = {mode: [*unit, f"--property=KillMode={mode}"] for mode in modes}
+    for mode, words in begin.items():
+        lab.call("vm_stop", "a", "grace=0")
+        lab.host.run([*words, "sh", "-c", command])
+        before = lab.pids()
+        assert before["a"], mode
+        assert lab.changes(lab.apply(declared=declared)) == {}
+        assert lab.pids() == before
 
 
 def test_stopped_present_and_absent(lab: Lab) -> None:

@@ -41,7 +41,11 @@ LAB = {
 }
 
 
-@pytest.fixture(scope="module", params=["file_roots", "gitfs"])
+@pytest.fixture(
+    scope="module",
+    params=["file_roots", "gitfs"],
+    ids=["file_roots-systemd", "gitfs-supervisord"],
+)
 def salted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Salted]:
@@ -169,7 +173,7 @@ def test_queue(salted: Salted) -> None:
     assert changes(salted.salt("state.apply", "lab")) == {}
 
 
-def test_restart_and_upgrade(salted: Salted) -> None:
+def test_f5_restart_and_upgrade(salted: Salted) -> None:
     """Whatever becomes of the minion, it leaves the lab alone and finds it again."""
     before = salted.pids()
     if salted.host.supervisor == "systemd":

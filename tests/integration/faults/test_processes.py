@@ -15,6 +15,7 @@ from faultlab import fresh
 from faultlab import healed
 from faultlab import hub_carries
 from faultlab import kill
+from faultlab import pids
 from faultlab import qemu_answers
 from figures import Figures
 from labs import Lab
@@ -171,16 +172,34 @@ def test_f6_an_apply_that_was_killed_is_finished_by_the_next(lab: Lab, seconds: 
     assert lab.host.run(find).stdout == ""
 
 
-def test_f7_two_applies_and_six_starts_make_one_process(lab: Lab) -> None:
+def starts(lab: Lab) -> int:
+    """Return how often the machine's process has been started, as its supervisor wrote it down."""
+    if lab.host.supervisor == "systemd":
+        lab.host.run(["journalctl", "--sync"])
+        told = ["journalctl", "-q", "-o", "cat", "-u", "qemulab-vm@lab:a", "-g", "^Started "]
+    else:
+        told = ["grep", "-h", "spawned: 'vm-a'", "/var/log/qemulab/lab/supervisord.log"]
+    return len(lab.host.run(told, check=False).stdout.splitlines())
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=pytest.mark.full)])
+def test_f7_two_applies_and_six_starts_make_one_process(
+    lab: Lab, figures: Figures, rounds: int
+) -> None:
     """Whoever comes second finds it done; nobody fails for it."""
-    lab.call("vm_stop", "a", "grace=0")
-    pillar = lab.pillar(DECLARED)
     call = str(harness.REPO / "salt-call")
-    env = {"QEMULAB_PILLAR": str(pillar)}
-    applies = [["state.apply", "lab", "concurrent=True"]] * 2
-    starts = [["qemulab.vm_start", "a"]] * 6
-    running = [lab.host.spawn([call, "--out=json", *words], env=env) for words in applies + starts]
-    for process in running:
-        said, errors = process.communicate(timeout=90)
-        assert process.returncode == 0, said + errors
-        assert "Traceback" not in said + errors
+    env = {"QEMULAB_PILLAR": str(lab.pillar(DECLARED))}
+    words = [["state.apply", "lab", "concurrent=True"]] * 2 + [["qemulab.vm_start", "a"]] * 6
+    twice = 0
+    for _ in range(rounds):
+        lab.call("vm_stop", "a", "grace=0")
+        before = starts(lab)
+        running = [lab.host.spawn([call, "--out=json", *each], env=env) for each in words]
+        for process in running:
+            said, errors = process.communicate(timeout=90)
+            assert process.returncode == 0, said + errors
+            assert "Traceback" not in said + errors
+        assert "a" in pids(lab)  # one process each
+        twice += starts(lab) - before != 1
+    figures.count("machines started twice", twice, rounds, lab.host.supervisor)
+    assert twice == 0
