@@ -32,6 +32,7 @@ from _qemulab_units import Unit
 READY_TIMEOUT = 10.0
 RELEASE_TIMEOUT = 3.0
 END_TIMEOUT = 2.0
+LINK_TIMEOUT = 1.0
 PROCESSES = ("hub", "dnsmasq")
 DNS_PORT = 53
 
@@ -196,14 +197,31 @@ def names_files(site: Site, name: str, network: Network) -> list[File]:
     ]
 
 
+def settled(site: Site, name: str, declared: Network) -> NetworkFacts:
+    """
+    Return what is of a network, asked anew: another apply may have been at it until just now.
+
+    A hub that its supervisor starts at this moment may be making the link: that is there for some
+    milliseconds before it has our MAC address, so one that is not ours is looked at again.
+    """
+    found = NetworkFacts()
+
+    def ours() -> bool:
+        nonlocal found
+        site.forget()
+        found = facts(site, name, declared)
+        return found.link != "other"
+
+    host.wait_for(ours, LINK_TIMEOUT)
+    return found
+
+
 def apply(site: Site, name: str, declared: Network) -> Plan:
     """
     Make a network as declared, and return what that took. Raises HostError where the host refuses.
     """
     with site.lock("network", name):
-        # Another apply may have been at it until the lock was free.
-        site.forget()
-        before = facts(site, name, declared)
+        before = settled(site, name, declared)
         if before.link == "other":
             problem = f"the host has an interface {declared.interface} that is not ours"
             raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import faultlab
 import harness
 import labs
 import pytest
@@ -299,10 +300,10 @@ def test_f5_a_lab_survives_its_apply(lab: Lab) -> None:
     for mode, words in begin.items():
         lab.call("vm_stop", "a", "grace=0")
         lab.host.run([*words, "sh", "-c", command])
-        before = lab.pids()
-        assert before["a"], mode
-        assert lab.changes(lab.apply(declared=declared)) == {}
-        assert lab.pids() == before
+        assert "a" in faultlab.pids(lab), mode
+    before = lab.pids()
+    assert lab.changes(lab.apply(declared=declared)) == {}
+    assert lab.pids() == before == faultlab.pids(lab)
 
 
 def test_stopped_present_and_absent(lab: Lab) -> None:
