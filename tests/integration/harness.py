@@ -27,7 +27,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-
 REPO = Path(__file__).resolve().parents[2]
 
 #: Where the other end of an uplink is, and the host's own address on it.
