@@ -4,6 +4,7 @@ A declaration against the host: faults that only show where both are seen togeth
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import _qemulab_hub as hub
 import _qemulab_probe as probe
 import _qemulab_routes as routes
 import _qemulab_spec as spec
+from _qemulab_host import HostError
 from _qemulab_keys import Lab
 from _qemulab_kinds import Notes
+from _qemulab_kinds import SpecError
 from _qemulab_launch import media
 from _qemulab_site import Site
 
@@ -34,6 +37,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
     if lab is not None:
         site = find_site(lab.name)
         check_networks(lab, site, notes)
+        check_other_labs(lab, site, notes)
         check_media(lab, notes)
         check_memory(lab, notes)
         check_sockets(lab, site, notes)
@@ -57,6 +61,20 @@ def check_networks(lab: Lab, site: Site, notes: Notes) -> None:
         route = routes.overlap(subnet, site.routes(), own)
         if route is not None:
             notes.fault(f"{path}:address", f"{subnet} overlaps the host's route {route}")
+
+
+def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:
+    """Note multicast groups that another lab of this host has: their machines would meet."""
+    taken = {}
+    for other in site.other_labs():
+        # What is damaged there is that lab's matter.
+        with contextlib.suppress(HostError, SpecError):
+            for name, network in site.beside(other).all_networks().items():
+                taken[network.multicast] = f"the network {name} of the lab {other}"
+    for name, network in lab.networks.items():
+        if network.multicast in taken:
+            problem = f"{network.multicast} is already taken by {taken[network.multicast]}"
+            notes.fault(f"lab:networks:{name}:multicast", problem)
 
 
 def check_media(lab: Lab, notes: Notes) -> None:

@@ -1,7 +1,8 @@
 """
 The doctor: looks at a host with a lab's declaration in hand, and says what to do first.
 
-Each check returns findings; nothing is changed, and no check takes longer than a second.
+Each check returns findings; nothing is changed, and no check takes longer than a second. An apply
+that is about to start something makes the cheap ones, by ``before_start``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import _qemulab_check as check
@@ -19,7 +22,6 @@ import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_kinds as kinds
 import _qemulab_probe as probe
-import _qemulab_routes as routes
 from _qemulab_host import HostError
 from _qemulab_keys import Lab
 from _qemulab_site import Site
@@ -53,23 +55,33 @@ class Finding(NamedTuple):
     says: str
     do: str = ""
 
+    @property
+    def text(self) -> str:
+        """It in one line: how the thing is, and what to do."""
+        return f"{self.what}: {self.says}; {self.do}" if self.do else f"{self.what}: {self.says}"
+
     def __str__(self) -> str:
-        line = f"{self.result:4}  {self.what}: {self.says}"
-        return f"{line}; {self.do}" if self.do else line
+        return f"{self.result:4}  {self.text}"
 
 
-def examine(lab: Lab, site: Site) -> list[Finding]:
+Check = Callable[[Lab, Site], Iterable[Finding]]
+
+
+def examine(lab: Lab, site: Site, checks: Sequence[Check] | None = None) -> list[Finding]:
     """
-    Return what all checks have found, what has to be done first at the top.
+    Return what checks have found, what has to be done first at the top.
 
     lab
         What is declared.
 
     site
         The lab on this host: what of it runs already is in nobody's way.
+
+    checks
+        Which. Default: all.
     """
     findings: list[Finding] = []
-    for look in CHECKS:
+    for look in CHECKS if checks is None else checks:
         name = look.__name__.replace("_", " ")
         try:
             findings += look(lab, site)
@@ -77,6 +89,35 @@ def examine(lab: Lab, site: Site) -> list[Finding]:
             problem, _, do = str(err).partition("\n")
             findings.append(Finding(FAIL, name, problem, do.replace("\n", "; ")))
     return sorted(findings, key=lambda finding: ORDER.index(finding.result))
+
+
+def before_start(lab: Lab, site: Site) -> tuple[list[Finding], list[Finding]]:
+    """
+    Return what an apply has to know of the host before it starts anything of a lab.
+
+    lab, site
+        As for ``examine``. Where all that is declared runs, nothing is looked at.
+
+    Returns what keeps the whole lab from starting, and what is worth a warning. A thing that is
+    in the way of one machine or network alone (a port, a medium) is found when that is started.
+    """
+    off = replace(
+        lab,
+        vms={name: vm for name, vm in lab.vms.items() if not site.status("vm", name).alive},
+        networks={
+            name: network
+            for name, network in lab.networks.items()
+            if not all(site.status(kind, name).alive for kind in ("hub", "dnsmasq"))
+        },
+    )
+    if not (off.vms or off.networks):
+        return [], []
+    faults = [each for each in examine(off, site, (supervisor, tun)) if each.result == FAIL]
+    if faults:
+        return faults, []
+    # What a running machine's disk may still grow by counts as well.
+    found = examine(off, site, (accelerator, multicast)) + examine(lab, site, (memory, disk_space))
+    return [], [each for each in found if each.result != OK]
 
 
 def packages(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -97,7 +138,7 @@ def supervisor(lab: Lab, site: Site) -> Iterator[Finding]:
 
 def accelerator(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look whether the CPU's virtualization is there and works."""
-    for wanted in sorted({vm.accel for vm in lab.vms.values()} or {"auto"}):
+    for wanted in sorted({vm.accel for vm in lab.vms.values()}):
         chosen = probe.accel(wanted)
         slow = chosen.name == "tcg" and wanted == "auto"
         do = "machines run, some ten times slower than with KVM" if slow else ""
@@ -109,13 +150,11 @@ def tun(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look whether a TAP can be made."""
     if not lab.networks:
         return
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as err:
-        do = "modprobe tun; in a container, hand the device over"
-        yield Finding(FAIL, "/dev/net/tun", err.strerror or str(err), do)
-        return
-    yield Finding(OK, "/dev/net/tun", "it opens")
+    problem = probe.no_tap()
+    if problem is not None:
+        yield Finding(FAIL, *problem)
+    else:
+        yield Finding(OK, "/dev/net/tun", "it opens")
 
 
 def multicast(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -189,22 +228,15 @@ def ports(lab: Lab, site: Site) -> Iterator[Finding]:
 
 
 def other_servers(lab: Lab, site: Site) -> Iterator[Finding]:
-    """Look for a DHCP or DNS server on all interfaces: ours could not have the port."""
-    if not lab.networks or host.find_binary("ss") is None:
-        return
-    listed = host.run(["ss", "-H", "-lnptu"], check=False).stdout
-    everywhere = "\n".join(
-        line for line in listed.splitlines() if re.search(r" (0\.0\.0\.0|\*|\[::\]):\d+ ", line)
-    )
+    """Look for a DHCP or DNS server whose port a network's own would need."""
     found = False
-    for port, what in ((67, "DHCP"), (53, "DNS")):
-        owner = routes.port_owner(everywhere, port)
-        if owner:
-            found = True
-            do = "have it listen on its own interfaces only (dnsmasq: bind-interfaces)"
-            yield Finding(WARN, f"{what} server", f"{owner} listens on all interfaces", do)
-    if not found:
-        yield Finding(OK, "other servers", "none has DHCP or DNS on all interfaces")
+    for name, network in lab.networks.items():
+        if not site.status("dnsmasq", name).alive:
+            for problem, do in probe.taken_server_ports(name, network):
+                found = True
+                yield Finding(FAIL, "other server", problem, do)
+    if lab.networks and not found:
+        yield Finding(OK, "other servers", "none has the ports of DHCP and DNS")
 
 
 def firewall(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -231,7 +263,7 @@ def denials(lab: Lab, site: Site) -> Iterator[Finding]:
         yield Finding(OK, "AppArmor, SELinux", "no denial of a program of a lab")
 
 
-CHECKS: tuple[Callable[[Lab, Site], Iterable[Finding]], ...] = (
+CHECKS: tuple[Check, ...] = (
     packages,
     supervisor,
     accelerator,

@@ -403,15 +403,21 @@ def user_groups(name: str) -> tuple[int, set[int]]:
     return uid, set(os.getgrouplist(name, gid))
 
 
+def future_groups() -> set[int]:
+    """Return the groups that the user will be in once it is made: the one that may use KVM."""
+    try:
+        return {grp.getgrnam("kvm").gr_gid}
+    except KeyError:
+        return set()
+
+
 def make_user(name: str = USER) -> None:
     """
     Make the system user that the processes run as, in the group that may use KVM if there is one.
     """
     if has_user(name):
         return
-    groups = []
-    with contextlib.suppress(KeyError):
-        groups = ["--groups", grp.getgrnam("kvm").gr_name]
+    groups = [word for gid in future_groups() for word in ("--groups", str(gid))]
     shell = find_binary("nologin") or "/bin/false"
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/"]
     run([*command, "--shell", shell, *groups, name])

@@ -16,6 +16,8 @@ import _qemulab_host as host
 SIOCGIFFLAGS = 0x8913
 IFF_RUNNING = 0x40
 """Source: netdevice(7)"""
+IP_FREEBIND = 15
+"""Binds an address that the host does not have. Source: ip(7)"""
 
 
 def survey() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -54,12 +56,23 @@ def tcp_answers(address: str, port: int, timeout: float = 1.0) -> bool:
         return False
 
 
-def port_is_free(address: str, port: int, protocol: str = "tcp") -> bool:
-    """Return whether a port of this host could be listened on; ``False`` where it is taken."""
+def port_is_free(address: str, port: int, protocol: str = "tcp", shared: bool = False) -> bool:
+    """
+    Return whether a port of this host could be listened on; ``False`` where it is taken.
+
+    address
+        Where; empty for everywhere.
+
+    shared
+        Ask as a server does that shares the port with others that do so too, on an address that
+        the host need not have yet. Default ``False``.
+    """
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as probe:
-        if protocol == "tcp":
+        if protocol == "tcp" or shared:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            probe.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
         try:
             probe.bind((address, port))
         except OSError as err:

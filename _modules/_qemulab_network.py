@@ -164,6 +164,20 @@ def configuration_option(site: Site, name: str) -> str:
     return f"--conf-file={Files(site.layout.network(name)).configuration}"
 
 
+def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) -> None:
+    """Raise HostError where the host stands in the way of a start: no TAP, a port that is taken."""
+    if not before.hub or before.link == "absent":
+        missing = probe.no_tap()
+        if missing is not None:
+            what, says, do = missing
+            raise HostError(f"{what}: {says}", hint=do)
+    if not before.dnsmasq:
+        for problem, do in probe.taken_server_ports(name, declared):
+            # Ours may be on its way back, or run without its supervisor.
+            if not process.find(configuration_option(site, name), host.USER):
+                raise HostError(problem, hint=do)
+
+
 def write_files(site: Site, name: str, network: Network) -> None:
     """Write what was applied of a network and all that its processes read."""
     files = Files(site.layout.network(name))
@@ -226,6 +240,9 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
             problem = f"the host has an interface {declared.interface} that is not ours"
             raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
         plan = planner.plan_network(before, declared)
+        check_start(site, name, declared, before)
+        for program in ("socat", "dnsmasq"):
+            probe.binary(program)
         keys = plan.keys()
         network = effective(before.defined, declared, plan)
         if before.defined is not None and before.orphans:

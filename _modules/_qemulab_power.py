@@ -31,12 +31,25 @@ PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 
 
+def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None:
+    """
+    Raise HostError where the host stands in the way of what is declared of a machine.
+
+    running
+        What it runs as. Default: it does not run.
+    """
+    probe.check_ports(name, vm, running)
+    site.accel(vm.accel)
+
+
 def check_start(site: Site, name: str, vm: Vm) -> None:
-    """Raise HostError where the host stands in the way of a start: ports, media, long paths."""
+    """Raise HostError where a start would fail, before anything is made for it."""
     long = site.layout.socket_too_long(name)
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
-    probe.check_ports(name, vm)
+    check_host(site, name, vm)
+    launch.surroundings(site, name, vm)
+    probe.binary("qemu-img")
     for path in launch.media(vm).values():
         problem = probe.unreadable(path)
         if problem:

@@ -20,6 +20,7 @@ import _qemulab_firewall
 import _qemulab_firmware
 import _qemulab_host as host
 import _qemulab_hostnet as hostnet
+import _qemulab_process as process
 import _qemulab_routes
 from _qemulab_accel import Accel
 from _qemulab_firewall import Blocked
@@ -29,6 +30,9 @@ from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
 from _qemulab_keys import Vm
+
+CAP_NET_ADMIN = 12
+"""Bit of the capability that makes interfaces. Source: capability.h"""
 
 INSTALLERS = {
     "debian": "apt-get install",
@@ -168,7 +172,7 @@ def accessible(path: str, wanted: int) -> bool:
         found = os.stat(path)
     except OSError:
         return False
-    uid, groups = (-1, set()) if not host.has_user() else host.user_groups(host.USER)
+    uid, groups = host.user_groups(host.USER) if host.has_user() else (-1, host.future_groups())
     if found.st_uid == uid:
         shift = 6
     elif found.st_gid in groups:
@@ -191,6 +195,49 @@ def unreadable(path: str) -> str:
     return ""
 
 
+def no_tap() -> tuple[str, str, str] | None:
+    """
+    Return why no TAP can be made on this host, ``None`` where it can.
+
+    In words: what stands in the way, how it is, what to do about it. Who is not root may not make
+    one in any case, and is not told of that.
+    """
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as err:
+        if host.is_root() or isinstance(err, FileNotFoundError):
+            do = "modprobe tun; in a container, hand the device over"
+            return "/dev/net/tun", err.strerror or str(err), do
+    if host.is_root() and not process.has_capability(CAP_NET_ADMIN):
+        do = "in a container, hand it over (--cap-add=NET_ADMIN)"
+        return "CAP_NET_ADMIN", "root lacks it here, and can make no interface", do
+    return None
+
+
+def taken_server_ports(name: str, network: Network) -> Iterator[tuple[str, str]]:
+    """
+    Yield each port that a network's DHCP and DNS server could not have: in words, and what to do.
+
+    The server shares a port with others that keep to their own interfaces, as libvirt's does.
+    """
+    address = str(ipaddress.IPv4Interface(network.address).ip)
+    for where, port, protocol in ((address, 53, "tcp"), (address, 53, "udp"), ("", 67, "udp")):
+        if hostnet.port_is_free(where, port, protocol, shared=True):
+            continue
+        owner = port_owner(port, protocol)
+        what = "DHCP" if port == 67 else "DNS"
+        problem = f"lab:networks:{name}: port {port}/{protocol}, for {what}, is taken by {owner}"
+        yield problem, "have that keep to its own interfaces (dnsmasq: bind-interfaces), or stop it"
+        return  # whoever has one of them mostly has all
+
+
+def port_owner(port: int, protocol: str) -> str:
+    """Return who listens on a port of this host."""
+    flag = "-t" if protocol == "tcp" else "-u"
+    listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
+    return _qemulab_routes.port_owner(listed, port) or "somebody"
+
+
 def port_problem(address: str, port: int, protocol: str, path: str) -> str:
     """
     Return in words, with the owner's name, that a port of the host is taken; empty where it is not.
@@ -200,9 +247,7 @@ def port_problem(address: str, port: int, protocol: str, path: str) -> str:
     """
     if hostnet.port_is_free(address, port, protocol):
         return ""
-    flag = "-t" if protocol == "tcp" else "-u"
-    listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
-    owner = _qemulab_routes.port_owner(listed, port) or "somebody"
+    owner = port_owner(port, protocol)
     return f"{path}: port {port}/{protocol} on {address} is already taken by {owner}"
 
 

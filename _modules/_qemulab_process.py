@@ -1,11 +1,13 @@
 """
-Processes of the host: whether one is there, and a signal to the one that is meant or to nobody.
+Processes of the host: whether one is there, what this one may do, and a signal to the one that is
+meant or to nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 from collections.abc import Callable
@@ -23,6 +25,13 @@ def exists(pid: int) -> bool:
     except OSError:
         return False
     return fields.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def has_capability(bit: int) -> bool:
+    """Return whether this process has a capability, by its bit. Source: proc(5), CapEff."""
+    status = host.read("/proc/self/status") or ""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(found and int(found[1], 16) >> bit & 1)
 
 
 def send(pid: int, number: signal.Signals, word: str) -> bool:

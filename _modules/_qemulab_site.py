@@ -23,6 +23,7 @@ import _qemulab_probe as probe
 import _qemulab_spec as spec
 from _qemulab_firmware import Firmware
 from _qemulab_host import File
+from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
@@ -207,6 +208,15 @@ class Site:
         """Keep a machine as applied and as started."""
         host.write_all([self.vm_as_file(name, defined, started)])
 
+    def other_labs(self) -> tuple[str, ...]:
+        """Return the names of the host's other labs."""
+        names = host.list_directory(self.layout.state)
+        return tuple(name for name in names if name not in (self.lab, SHARED_NAME))
+
+    def beside(self, other: str) -> Site:
+        """Return another lab of this host."""
+        return Site(other, str(self.layout.root))
+
     def facts(self) -> LabFacts:
         """Return what is of the lab as a whole."""
         stored = host.read_json(self.layout.lab_file)
@@ -217,11 +227,7 @@ class Site:
             authorized_keys=tuple((stored or {}).get("authorized_keys", ())),
             networks=tuple(self.networks()),
             vms={name: self.status("vm", name).alive for name in self.vms()},
-            others=tuple(
-                name
-                for name in host.list_directory(self.layout.state)
-                if name not in (self.lab, "guest")
-            ),
+            others=self.other_labs(),
             guest=(self.layout.guest / "guest.json").exists(),
             logs=self.layout.lab_logs.exists(),
         )

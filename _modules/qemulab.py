@@ -10,6 +10,7 @@ from pathlib import Path
 
 import _qemulab_access as access
 import _qemulab_check as check
+import _qemulab_doctor as physician
 import _qemulab_face as face
 import _qemulab_host as host
 import _qemulab_image as image
@@ -55,11 +56,16 @@ def validate(pillar=None):
 
         salt-call qemulab.validate
     """
+    return _surveyed(pillar)[1]
+
+
+def _surveyed(pillar):
+    """Return a lab as far as it can be read, and what ``validate`` says of it."""
     with face.errors():
         lab, notes = check.survey(_pillar(pillar), _site)
         if notes.faults:
             __context__["retcode"] = 1
-        return {
+        return lab, {
             "valid": not notes.faults,
             "empty": lab is not None and not (lab.vms or lab.networks),
             "faults": [str(fault) for fault in notes.faults],
@@ -194,8 +200,10 @@ def lab_check(pillar=None):
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
 
-    Returns ``empty`` (nothing is declared) and ``warnings``. Raises SaltInvocationError with every
-    fault, each with its path and what is allowed.
+    Where something of it does not run, the host is looked at as well, as ``doctor`` does, as far as
+    that costs next to nothing. Returns ``empty`` (nothing is declared) and ``warnings``. Raises
+    SaltInvocationError with every fault, each with its path and what is allowed, and
+    CommandExecutionError where this host can have no such lab.
 
     CLI Example:
 
@@ -203,9 +211,14 @@ def lab_check(pillar=None):
 
         salt-call qemulab.lab_check '{"vms": {"master": {"memmory": 4096}}}'
     """
-    found = validate(pillar)
+    lab, found = _surveyed(pillar)
     if not found["valid"]:
         raise SaltInvocationError("\n".join(found["faults"]))
+    with face.errors():
+        faults, warnings = physician.before_start(lab, _site(lab.name))
+    if faults:
+        raise CommandExecutionError("\n".join(each.text for each in faults))
+    found["warnings"] += [each.text for each in warnings]
     return {"empty": found["empty"], "warnings": found["warnings"]}
 
 

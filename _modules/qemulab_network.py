@@ -126,7 +126,11 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
         declared = spec.network_from(name, declaration, site.lab)
 
         def look():
-            return planner.plan_network(networks.facts(site, name, declared), declared)
+            facts = networks.facts(site, name, declared)
+            plan = planner.plan_network(facts, declared)
+            if test and plan.changes:
+                networks.check_start(site, name, declared, facts)
+            return plan
 
         blocked = []
 

@@ -155,7 +155,10 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             facts = looks.facts(site, name)
             if facts.status in ("unknown", "unresponsive"):
                 looks.refuse(site, name, facts.status)
-            return planner.plan_vm(facts, declared, power)
+            plan = planner.plan_vm(facts, declared, power)
+            if test and plan.changes and not plan.refused and power == "running":
+                powers.check_host(site, name, declared, facts.started)
+            return plan
 
         def act(_plan):
             machines.apply(site, name, declared, power)

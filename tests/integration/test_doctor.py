@@ -63,7 +63,7 @@ def test_a_host_that_is_not(namespace_host: harness.Host) -> None:
     for said in (
         "fail  port: lab:vms:a:nics:1:forwards:0:host_port: port 10022/tcp on 127.0.0.1 is "
         "already taken by socat",
-        "warn  DHCP server: dnsmasq",
+        "fail  other server: lab:networks:vmlan: port 53/tcp, for DNS, is taken by dnsmasq",
         "fail  firewall: DHCP on vmlan is dropped by chain inet f in policy drop; nft ",
         "fail  lab:networks:vmlan:address: 10.0.3.0/24 overlaps the host's route 10.0.0.0/16",
     ):

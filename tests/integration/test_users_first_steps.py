@@ -195,7 +195,7 @@ def test_another_dhcp_server_in_the_way_is_told(namespace_host: harness.Host) ->
         state = lab.apply(declared={"networks": {"vmlan": {}}}, check=False)
         comment = state["network_present vmlan"]["comment"]
         assert state["network_present vmlan"]["result"] is False
-        assert "Address already in use" in comment
+        assert "port 67/udp, for DHCP, is taken by dnsmasq" in comment
         other.kill()
     assert lab.apply(declared={"networks": {"vmlan": {}}})["network_present vmlan"]["result"]
 
