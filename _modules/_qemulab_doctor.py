@@ -22,6 +22,7 @@ import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_kinds as kinds
 import _qemulab_probe as probe
+import _qemulab_routes as routes
 from _qemulab_host import HostError
 from _qemulab_keys import Lab
 from _qemulab_site import Site
@@ -126,6 +127,8 @@ def packages(lab: Lab, site: Site) -> Iterator[Finding]:
     if missing:
         do = "salt-call state.apply lab.packages"
         yield Finding(FAIL, "packages", f"{', '.join(missing)} are missing", do)
+    elif lab.vms and probe.old_qemu():
+        yield Finding(FAIL, "packages", probe.old_qemu())
     else:
         yield Finding(OK, "packages", "all are there")
 
@@ -162,13 +165,20 @@ def multicast(lab: Lab, site: Site) -> Iterator[Finding]:
     if lab.networks and not hostnet.has_carrier("lo"):
         yield Finding(WARN, "multicast", "lo is down", "the apply sets it up")
         return
+    joined = host.read("/proc/self/net/igmp") or ""
     for name, network in lab.networks.items():
         what = f"multicast of {name}"
-        if hostnet.multicast_returns(hub.group_address(network)):
-            yield Finding(OK, what, f"{hub.group_address(network)} works on lo")
-        else:
+        group = hub.group_address(network)
+        elsewhere = [each for each in routes.members(joined, group) if each != "lo"]
+        if not hostnet.multicast_returns(group):
             do = "see that no rule of the firewall drops it"
-            yield Finding(FAIL, what, f"{hub.group_address(network)} does not come back on lo", do)
+            yield Finding(FAIL, what, f"{group} does not come back on lo", do)
+        elif elsewhere:
+            says = f"{group} is joined on {', '.join(elsewhere)} as well, by another process"
+            do = "what is sent to it there reaches the machines; declare another"
+            yield Finding(WARN, what, says, do)
+        else:
+            yield Finding(OK, what, f"{group} works on lo")
 
 
 def memory(lab: Lab, site: Site) -> Iterator[Finding]:

@@ -117,7 +117,8 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
         settle(site, name, vm, hard=True)
-        raise HostError(f"{name} did not start: it is {state or 'not answering'}", log or said)
+        problem = f"{name} did not start: it is {state or 'not answering'}"
+        raise HostError(problem, log or said, hint=probe.old_qemu())
     for index, nic in enumerate(vm.nics):
         if not nic.connected:
             live.set_link(site, name, index, False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
 from _qemulab_keys import Vm
+
+OLDEST_QEMU = (7, 2)
+"""What a lab is tested with; no option of it was looked for in an older one."""
 
 CAP_NET_ADMIN = 12
 """Bit of the capability that makes interfaces. Source: capability.h"""
@@ -289,6 +293,18 @@ def blocked(network: Network) -> list[Blocked]:
         return []
     address = ipaddress.IPv4Interface(network.address)
     return _qemulab_firewall.blocks(json.loads(listed.stdout), network.interface, address)
+
+
+def old_qemu() -> str:
+    """Return in words, with the package, that QEMU is older than it has to be; empty where not."""
+    found = said_version("qemu-system-x86_64", "--version") or ""
+    version = tuple(int(part) for part in re.findall("[0-9]+", found)[:2])
+    if not version or version >= OLDEST_QEMU:
+        return ""
+    oldest = ".".join(str(part) for part in OLDEST_QEMU)
+    return f"QEMU {found} is too old, {oldest} or newer is needed: " + (
+        install_hint("qemu-system-x86_64") or "install that"
+    )
 
 
 def said_version(program: str, option: str) -> str | None:

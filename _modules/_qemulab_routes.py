@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from typing import Any
 
 
@@ -64,6 +65,29 @@ def overlap(
         if worst is None or found.prefixlen > worst[0]:
             worst = (found.prefixlen, _words(route, found))
     return None if worst is None else worst[1]
+
+
+def members(text: str, group: str) -> list[str]:
+    """
+    Return the interfaces on which somebody of the host has joined a multicast group.
+
+    text
+        What ``/proc/net/igmp`` has: a line an interface, below it a line a group, in hexadecimal of
+        the host's byte order.
+
+    group
+        The group's address.
+    """
+    wanted = f"{int.from_bytes(ipaddress.IPv4Address(group).packed, sys.byteorder):08X}"
+    found = []
+    device = ""
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if not line[:1].isspace():
+            device = fields[1]
+        elif fields and fields[0] == wanted:
+            found.append(device)
+    return found
 
 
 def port_owner(text: str, port: int) -> str | None:
