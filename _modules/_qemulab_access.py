@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,7 +107,17 @@ def ssh_command(site: Site, vm: Vm) -> str:
     address, port = found
     # The key is root's: whoever came by sudo needs it again.
     sudo = "sudo " if os.environ.get("SUDO_USER", "root") != "root" else ""
-    return f"{sudo}ssh -i {site.layout.ssh_key} -p {port} {options} root@{address}"
+    key = shlex.quote(str(site.layout.ssh_key))
+    return f"{sudo}ssh -i {key} -p {port} {options} root@{address}"
+
+
+def identity(path: Path) -> str:
+    """Return a path for ssh's configuration, where ``%`` is a token. Source: ssh_config(5)"""
+    text = str(path).replace("%", "%%")
+    if not re.search(r"""[\s"'\\#]""", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def ssh_config(site: Site, vms: Mapping[str, Vm]) -> str:
@@ -117,7 +129,7 @@ def ssh_config(site: Site, vms: Mapping[str, Vm]) -> str:
             continue
         address, port = found
         lines = [f"Host {name}", f"    HostName {address}", f"    Port {port}", "    User root"]
-        lines += [f"    IdentityFile {site.layout.ssh_key}"]
+        lines += [f"    IdentityFile {identity(site.layout.ssh_key)}"]
         lines += [f"    {option} {value}" for option, value in OPTIONS.items()]
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)

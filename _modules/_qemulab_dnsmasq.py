@@ -8,6 +8,7 @@ its own that it reads again on SIGHUP; only what lies in its configuration needs
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def configuration(network: Network, files: Files) -> str:
         "except-interface=lo",
         "bind-dynamic",
         "no-hosts",
-        f"addn-hosts={files.hosts}",
+        f"addn-hosts={quoted(files.hosts)}",
         "domain-needed",
         "bogus-priv",
         "local=//",
@@ -83,10 +84,18 @@ def configuration(network: Network, files: Files) -> str:
         "dhcp-ignore-clid",
         f"dhcp-range={first},{last},{host.netmask},{network.dhcp.lease_time}",
         f"dhcp-option=option:router{'' if router == 'none' else ',' + router}",
-        f"dhcp-hostsfile={files.reservations}",
-        f"dhcp-leasefile={files.leases}",
+        f"dhcp-hostsfile={quoted(files.reservations)}",
+        f"dhcp-leasefile={quoted(files.leases)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def quoted(path: Path) -> str:
+    """Return a path for the configuration: in quotes, and with what they hide escaped."""
+    if re.fullmatch("[A-Za-z0-9_./-]+", str(path)):
+        return str(path)
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def upstream(network: Network) -> list[str]:

@@ -5,6 +5,7 @@ What all faces share: the lab they speak of, errors in Salt's words, the one way
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import _qemulab_lock as lock
 import _qemulab_plan as planner
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
+from _qemulab_kinds import Fault
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
 from _qemulab_plan import Plan
@@ -47,6 +49,17 @@ def need_name(value: Any, path: str) -> None:
         raise SpecError(notes.faults)
 
 
+def need_root_path(root: str) -> None:
+    """Raise SpecError for a ``qemulab.root`` that some program of a lab could not be told."""
+    path = "qemulab.root"
+    if not root.startswith("/") or ".." in root.split("/"):
+        raise SpecError([Fault(path, f"{kinds.show(root)} is not an absolute path without ..")])
+    # supervisord: a comment begins at ; or # behind a space, and [ ? * are patterns.
+    if re.search(rf"[{kinds.UNWRITTEN}*?\[\]]|\s[;#]|\s$", root):
+        problem = f"{kinds.show(root)} has a control character, one of * ? [ ], or ; or # after "
+        raise SpecError([Fault(path, f"{problem}a space: none of them can be in it")])
+
+
 def site(
     opts: Mapping[str, Any], pillar: Mapping[str, Any], context: dict[str, Any], lab: str | None
 ) -> Site:
@@ -62,6 +75,7 @@ def site(
     name = lab_name(pillar, lab)
     need_name(name, "lab:name")
     root = str(opts.get("qemulab.root") or "/")
+    need_root_path(root)
     timeout = opts.get("qemulab.lock_timeout", lock.TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
         raise HostError(f"the minion option qemulab.lock_timeout: {timeout!r} is no seconds")

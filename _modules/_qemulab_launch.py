@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 import _qemulab_guest as guest
 import _qemulab_host as host
@@ -119,15 +120,16 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
 def prepare_script(site: Site, name: str, vm: Vm) -> str:
     """Return what runs as root before each start: the sockets' directory, the binds' targets."""
     layout = site.layout
-    parent = layout.vm_runtime(name).parent
+    parent = quote(str(layout.vm_runtime(name).parent))
     lines = [f"[ -d {parent} ] || mkdir -p {parent}"]
-    for path in (layout.vm_runtime(name), layout.consoles):
+    for path in (quote(str(layout.vm_runtime(name))), quote(str(layout.consoles))):
         # Not root's: systemd may have made it, for the binds below it. An apply has done all this.
         fine = f"[ -d {path} ] && [ ! -O {path} ]"
         lines.append(f"{fine} || install -d -m 0700 -o {host.USER} -g {host.USER} {path}")
-    targets = media_paths(site, name, vm).values()
+    targets = [quote(str(path)) for path in media_paths(site, name, vm).values()]
     if targets:
-        lines.append(f"[ -d {layout.media(name)} ] || mkdir {layout.media(name)}")
+        directory = quote(str(layout.media(name)))
+        lines.append(f"[ -d {directory} ] || mkdir {directory}")
     # systemd has them in place by then, read-only.
     lines += [f"[ -e {path} ] || : > {path}" for path in targets]
     return script(f"Prepares the start of {name}.", lines)
@@ -139,7 +141,9 @@ def powerdown_script(site: Site, name: str, vm: Vm) -> str:
     commands = r'{"execute":"qmp_capabilities"}\n{"execute":"system_powerdown"}\n'
     lines = [
         '[ -n "$MAINPID" ] || exit 0',
-        f"printf '{commands}' | socat -t1 - UNIX-CONNECT:{qmp} >/dev/null || exit 0",
+        # Not by its path: socat has a syntax of its own for that.
+        f"cd {quote(str(qmp.parent))} || exit 0",
+        f"printf '{commands}' | socat -t1 - UNIX-CONNECT:{qmp.name} >/dev/null || exit 0",
         f"left={vm.stop_grace * 5}",
         'while [ "$left" -gt 0 ] && [ -e "/proc/$MAINPID" ]; do',
         "    sleep 0.2",

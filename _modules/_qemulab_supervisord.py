@@ -181,7 +181,7 @@ class Supervisord:
         """Write its configuration, which it reads again whenever a unit is new."""
         layout = self._layout
         text = units.supervisord_configuration(
-            layout.supervisord_socket, self._pidfile, self._log, layout.units
+            layout.supervisord_socket, self._pidfile, self._log, layout.units.name
         )
         host.write(self._configuration, text)
 

@@ -6,6 +6,7 @@ Pure: texts only. ``_qemulab_systemd`` and ``_qemulab_supervisord`` put them in 
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +112,9 @@ def template_name(kind: str) -> str:
     return f"qemulab-{kind}@.service"
 
 
+PLAIN_PATH = "[A-Za-z0-9_./@:-]+"
+"""A path that means the same to systemd, supervisord and dnsmasq, and to a person."""
+
 # systemd
 
 HARDENING = {
@@ -175,6 +179,17 @@ def systemd_value(text: str) -> str:
     return f'"{escaped}"'
 
 
+def systemd_command(script_path: Path) -> str:
+    """Return the command line that runs a script: no specifier and no variable in its path."""
+    return f"/bin/sh {systemd_path(script_path).replace('$', '$$')}"
+
+
+def systemd_path(path: Path | str) -> str:
+    """Return a path for a unit file, in quotes only where it needs them."""
+    text = str(path)
+    return text if re.fullmatch(PLAIN_PATH, text) else systemd_value(text)
+
+
 def systemd_drop_in(unit: Unit) -> str:
     """Return what is one unit's own: its scripts, files, devices and capabilities."""
     capabilities = " ".join(f"CAP_{name.upper()}" for name in unit.capabilities)
@@ -187,10 +202,10 @@ def systemd_drop_in(unit: Unit) -> str:
         ]
     elif unit.prepare is not None:
         # "+": as root and outside the sandbox, as the interface and the sockets' directory need.
-        lines.append(f"ExecStartPre=+/bin/sh {unit.prepare}")
-    lines.append(f"ExecStart=/bin/sh {unit.launch}")
+        lines.append(f"ExecStartPre=+{systemd_command(unit.prepare)}")
+    lines.append(f"ExecStart={systemd_command(unit.launch)}")
     if unit.powerdown is not None:
-        lines.append(f"ExecStop=/bin/sh {unit.powerdown}")
+        lines.append(f"ExecStop={systemd_command(unit.powerdown)}")
     lines += [
         f"Restart={'always' if unit.always else 'on-failure'}",
         f"TimeoutStopSec={unit.grace}",
@@ -199,7 +214,7 @@ def systemd_drop_in(unit: Unit) -> str:
         # m: the script before the start may have to make the node; the process itself cannot.
         *(f"DeviceAllow={device} rwm" for device in unit.devices),
         # "-": the first script makes some of them, and systemd applies these to it as well.
-        *(f"ReadWritePaths=-{path}" for path in unit.writable),
+        *(f"ReadWritePaths={systemd_path(f'-{path}')}" for path in unit.writable),
         *(
             # Each side has quotes of its own: only between them does a colon separate.
             f"BindReadOnlyPaths={systemd_value(source)}:{systemd_value(destination)}"
@@ -212,6 +227,11 @@ def systemd_drop_in(unit: Unit) -> str:
 # supervisord
 
 
+def supervisord_value(text: Path | str) -> str:
+    """Return a value for supervisord's configuration, where ``%`` begins an expression."""
+    return str(text).replace("%", "%%")
+
+
 def supervisord_program(unit: Unit, wrapper: Path, log: Path) -> str:
     """
     Return supervisord's section for a unit.
@@ -220,7 +240,7 @@ def supervisord_program(unit: Unit, wrapper: Path, log: Path) -> str:
     """
     lines = [
         f"[program:{unit.program}]",
-        f"command=/bin/sh {wrapper}",
+        f"command=/bin/sh {supervisord_value(shlex.quote(str(wrapper)))}",
         "autostart=false",
         f"autorestart={'true' if unit.always else 'unexpected'}",
         "exitcodes=0",
@@ -231,27 +251,37 @@ def supervisord_program(unit: Unit, wrapper: Path, log: Path) -> str:
         "killasgroup=true",
         "directory=/",
         "redirect_stderr=true",
-        f"stdout_logfile={log}",
+        # supervisord works the expressions of this one out twice.
+        f"stdout_logfile={supervisord_value(supervisord_value(log))}",
         "stdout_logfile_maxbytes=1MB",
         "stdout_logfile_backups=1",
     ]
     return "\n".join(lines) + "\n"
 
 
-def supervisord_configuration(socket: Path, pidfile: Path, log: Path, units: Path) -> str:
-    """Return the configuration of a lab's own supervisord."""
+def supervisord_configuration(socket: Path, pidfile: Path, log: Path, units: str) -> str:
+    """
+    Return the configuration of a lab's own supervisord.
+
+    socket, pidfile, log
+        Where it listens, and what it writes.
+
+    units
+        Name of the directory, beside the configuration, that has the programs' sections. A path
+        would be split at its spaces.
+    """
     lines = [
         "; Made by qemulab.",
         "[supervisord]",
-        f"logfile={log}",
+        f"logfile={supervisord_value(log)}",
         "logfile_maxbytes=1MB",
         "logfile_backups=1",
-        f"pidfile={pidfile}",
+        f"pidfile={supervisord_value(pidfile)}",
         "directory=/",
         "umask=022",
         "user=root",
         "[unix_http_server]",
-        f"file={socket}",
+        f"file={supervisord_value(socket)}",
         "chmod=0700",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",

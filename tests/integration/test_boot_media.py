@@ -98,7 +98,7 @@ def test_iso_first_then_disk(host: harness.Host, images: dict[str, Path]) -> Non
     ("mode", "problem"),
     [("0600", "is not readable by the user qemulab: chmod o+r"), (None, "No such file")],
 )
-def test_unreadable_iso_is_a_fault_before_anything_is_made(
+def test_b12_unreadable_iso_is_a_fault_before_anything_is_made(
     namespace_host: harness.Host, mode: str | None, problem: str
 ) -> None:
     """With the path in the pillar; and other faults of the pillar beside it."""

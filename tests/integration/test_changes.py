@@ -91,7 +91,7 @@ def test_create(lab: Lab) -> None:
     }
 
 
-def test_live(lab: Lab) -> None:
+def test_f31_live(lab: Lab) -> None:
     """Ports, a cable, a disk that grows, a disc in the drive: on the running machine."""
     lab.apply(declared=base())
     pid = lab.call("vm_info", "a")["pid"]
@@ -137,11 +137,12 @@ def query(lab: Lab, command: str) -> dict[str, bool]:
     return {"cdrom": said == "True"}
 
 
-def test_restart_waits(lab: Lab) -> None:
+def test_f31_restart_waits(lab: Lab) -> None:
     """Without ``on_change: restart`` it is in no run's changes, and told as pending."""
     lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     pid = lab.call("vm_info", "a")["pid"]
-    declared = with_vm(disks=[{"size": "96M"}, {"size": "1M", "name": "data"}], memory=48)
+    disks = [{"size": "96M"}, {"size": "1M", "name": "data"}]
+    declared = with_vm(disks=disks, memory=48)
     done = agree(lab, declared)
     state = done["vm_running a"]
     assert state["result"] is True and state["changes"] == {}
@@ -155,7 +156,29 @@ def test_restart_waits(lab: Lab) -> None:
     assert "pending" not in lab.apply(declared=declared)["vm_running a"]
 
 
-def test_restart_on_request(lab: Lab) -> None:
+def test_f31_disk_order_and_cards_wait(lab: Lab) -> None:
+    """Which disk comes first, which network a card sits on, one more card: all told, none done."""
+    two = [{"size": "96M", "name": "hda"}, {"size": "1M", "name": "data"}]
+    lab.apply(declared=with_vm(disks=two))
+    lab.call("vm_restart", "a")
+    pid = lab.call("vm_info", "a")["pid"]
+    declared = with_vm(disks=two[::-1])
+    nics = declared["vms"]["a"]["nics"]
+    nics[0]["model"] = "e1000"
+    nics.append({"network": "vmlan"})
+    state = agree(lab, declared)["vm_running a"]
+    assert state["changes"] == {}
+    assert state["pending"]["disks"]["new"] == ["data", "hda"]
+    assert {"nics:0:model", "nics:2:network"} <= set(state["pending"])
+    assert all(item["effect"] == "restart" for item in state["pending"].values())
+    assert lab.call("vm_info", "a")["pid"] == pid
+    # And on request once, in good order.
+    assert agree(lab, {**declared, "vms": {"a": {**declared["vms"]["a"], "on_change": "restart"}}})
+    assert lab.call("vm_info", "a")["pid"] != pid
+    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+
+
+def test_f31_restart_on_request(lab: Lab) -> None:
     """With it, the machine is powered off and on once."""
     lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     lab.call("vm_restart", "a")
@@ -166,7 +189,7 @@ def test_restart_on_request(lab: Lab) -> None:
     assert lab.call("vm_info", "a")["pid"] != pid
 
 
-def test_recreate_is_refused(lab: Lab) -> None:
+def test_f31_recreate_is_refused(lab: Lab) -> None:
     """A disk that would shrink stays as it is, in both runs."""
     lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     before = lab.host.run(["md5sum", "/var/lib/qemulab/lab/vms/a/disks/hda.qcow2"]).stdout
@@ -215,7 +238,7 @@ def test_name_needs_no_restart(lab: Lab) -> None:
     assert lab.pids() == before
 
 
-def test_network_restart(lab: Lab) -> None:
+def test_f31_network_restart(lab: Lab) -> None:
     """A new group waits and names the machines; with ``on_change: restart`` they are restarted."""
     declared = with_vm(disks=[{"size": "96M"}])
     lab.apply(declared=declared)
@@ -268,7 +291,7 @@ def test_link_heals(lab: Lab) -> None:
     }
 
 
-def test_prune_reports_and_stops(lab: Lab) -> None:
+def test_f32_prune_reports_and_stops(lab: Lab) -> None:
     """Never without being asked, never a disk, never on an empty or faulty pillar."""
     declared = with_vm(disks=[{"size": "96M"}])
     declared["vms"]["b"] = tiny(disks=[{"size": "1M"}], nics=[])
@@ -286,9 +309,19 @@ def test_prune_reports_and_stops(lab: Lab) -> None:
     assert lab.call("vm_info", "b")["disks"]["hda"]["size"] == "1M"
 
 
+def test_f32_a_disk_that_is_no_longer_declared_stays(lab: Lab) -> None:
+    """The machine loses it at its next start; its file is nobody's to remove."""
+    lab.apply(declared=with_vm(disks=[{"size": "96M"}, {"size": "1M", "name": "data"}]))
+    path = "/var/lib/qemulab/lab/vms/a/disks/data.qcow2"
+    before = lab.host.run(["md5sum", path]).stdout
+    declared = with_vm(disks=[{"size": "96M"}], on_change="restart")
+    agree(lab, declared)
+    assert lab.host.run(["md5sum", path]).stdout == before
+
+
 def test_f5_a_lab_survives_its_apply(lab: Lab) -> None:
     """The processes are not the caller's: they outlive its whole group, session and unit."""
-    declared = with_vm(disks=[{"size": "96M"}], stop_grace=0)
+    declared = with_vm(disks=[{"size": "96M"}])
     lab.apply(declared=declared)
     pillar = lab.pillar(declared)
     command = f"QEMULAB_PILLAR={pillar} exec {harness.REPO}/salt-call state.apply lab"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import harness
 import pytest
+from figures import Figures
 from labs import Lab
 
 pytestmark = [
@@ -41,7 +42,7 @@ def two_of_the_recipe() -> dict[str, object]:
     }
 
 
-def test_not_one_packet_leaves(tmp_path: Path) -> None:
+def test_f24_not_one_packet_leaves(tmp_path: Path, figures: Figures) -> None:
     """Through a whole life: up, names and pings all over, a change of the route, down."""
     with harness.namespace_host(tmp_path, uplink=True) as host:
         lab = Lab(host)
@@ -56,7 +57,9 @@ def test_not_one_packet_leaves(tmp_path: Path) -> None:
         host.run(["ip", "route", "delete", "default"])
         lab.ssh("worker1", "ping -c 1 -W 5 master")
         lab.apply("lab.clean", declared=declared)
-        assert host.uplink.seen() == []
+        seen = host.uplink.seen()
+        figures.count("packets of the lab seen on other interfaces", len(seen), 1)
+        assert seen == []
 
 
 def test_other_names_go_to_the_hosts_resolvers(tmp_path: Path) -> None:

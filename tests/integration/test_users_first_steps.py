@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("empty", [{}, {"name": "other"}, {"networks": None, "vms": {}}])
-def test_empty_pillar_is_a_no_op_that_says_so(
+def test_b10_empty_pillar_is_a_no_op_that_says_so(
     namespace_host: harness.Host, empty: dict[str, object]
 ) -> None:
     """No package, no user, no file."""
@@ -66,7 +66,7 @@ def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None
 
 
 @pytest.mark.parametrize("name", ["../../../etc", "x y", 5, ["lab"]])
-def test_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) -> None:
+def test_b1_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) -> None:
     """Nothing is taken away by it, of no lab; the fault is told instead."""
     lab = Lab(namespace_host)
     lab.apply(declared={"vms": {"a": tiny(nics=[])}})
@@ -84,11 +84,11 @@ def test_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) ->
 def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
     """Up, and away again."""
     Lab(host)
-    copy = "/srv/a checkout, of: mine"
+    copy = "/srv/a checkout, of: mine %n $HOME it's"
     host.run(["mkdir", "-p", copy])
     # .venv/var has caches, other Salts and a whole Debian: nothing that the copy needs.
     pack = f"tar -C '{harness.REPO}' --exclude=./.venv/var -c ."
-    host.run(["sh", "-c", f"{pack} | tar -C '{copy}' -x"])
+    host.run(["sh", "-c", f'{pack} | tar -C "$0" -x', copy])
     pillar = host.shared / "my pillar.sls"
     pillar.write_text(json.dumps({"lab": {"networks": {"n": {}}, "vms": {"a": tiny(nics=[])}}}))
     env = {"QEMULAB_PILLAR": str(pillar)}
@@ -98,6 +98,44 @@ def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
     assert not any("pyc" in path and "/.venv/" not in path for path in written)
     status = host.run(["git", "-C", copy, "-c", f"safe.directory={copy}", "status", "--porcelain"])
     assert ".venv" not in status.stdout
+
+
+def test_root_in_a_path_with_anything(host: harness.Host) -> None:
+    """Up, used, stopped by its power button, and away again; nothing is outside of it."""
+    lab = Lab(host)
+    iso = host.shared / "a disc.iso"
+    iso.write_bytes(bytes(2**20))
+    root = '/srv/my lab %n $HOME "q" it\'s \\x'
+    vm = tiny(nics=[{"network": "n"}], disks=[{"size": "1M"}], cdrom=str(iso), stop_grace=0)
+    names = {"dns": {"names": {"mirror": "10.0.3.9"}}}
+    pillar = lab.pillar({"networks": {"n": names}, "vms": {"a": vm}})
+    env = {"QEMULAB_PILLAR": str(pillar), "QEMULAB_ROOT": root}
+
+    def call(*words: str) -> dict[str, object]:
+        command = [harness.REPO / "salt-call", "--out=json", *words]
+        found = json.loads(host.run(command, env=env).stdout)["local"]
+        assert isinstance(found, dict)
+        return found
+
+    call("state.apply", "lab")
+    assert lab.changes(labs.flat(call("state.apply", "lab"))) == {}
+    assert call("qemulab.vm_list") == {"a": "running"}
+    dig = ["dig", "+short", "+time=2", "+tries=2", "@10.0.3.1", "-q", "mirror"]
+    assert host.run(dig).stdout.strip() == "10.0.3.9"
+    assert call("qemulab.vm_stop", "a")["how"] == "quit"
+    call("state.apply", "lab.purge")
+    left = lab.leftovers().get("files", set()) - {"/var/lib/qemulab"}
+    assert not [path for path in left if "qemulab" in path and "/guest" not in path]
+
+
+@pytest.mark.parametrize("root", ["/srv/a [b]", "/srv/a ;b", "/srv/../a"])
+def test_root_that_no_supervisor_could_be_told(namespace_host: harness.Host, root: str) -> None:
+    """It is refused in one line."""
+    done = namespace_host.run(
+        [harness.REPO / "salt-call", "qemulab.vm_list"], check=False, env={"QEMULAB_ROOT": root}
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
+    assert "qemulab.root: " in done.stdout + done.stderr
 
 
 def test_many_disks_and_cards(namespace_host: harness.Host) -> None:
@@ -138,7 +176,7 @@ def test_screen(namespace_host: harness.Host) -> None:
     assert "tcp 127.0.0.1:5907" in namespace_host.sockets()
 
 
-def test_port_that_is_taken_is_named_with_its_owner(namespace_host: harness.Host) -> None:
+def test_f26_port_that_is_taken_is_named_with_its_owner(namespace_host: harness.Host) -> None:
     """Before the start, in words; the other machine runs."""
     lab = Lab(namespace_host)
     taken = namespace_host.spawn(["socat", "TCP-LISTEN:10022,bind=127.0.0.1,reuseaddr,fork", "-"])
@@ -159,7 +197,7 @@ def test_port_that_is_taken_is_named_with_its_owner(namespace_host: harness.Host
     taken.kill()
 
 
-def test_port_that_is_taken_later_costs_no_other(namespace_host: harness.Host) -> None:
+def test_f26_port_that_is_taken_later_costs_no_other(namespace_host: harness.Host) -> None:
     """A running machine keeps the port that it has where it cannot have the new one."""
     lab = Lab(namespace_host)
 
@@ -182,8 +220,8 @@ def test_port_that_is_taken_later_costs_no_other(namespace_host: harness.Host) -
     assert "tcp 127.0.0.1:10099" in namespace_host.sockets()
 
 
-def test_another_dhcp_server_in_the_way_is_told(namespace_host: harness.Host) -> None:
-    """With what dnsmasq itself says of it."""
+def test_f27_another_dhcp_server_in_the_way_is_told(namespace_host: harness.Host) -> None:
+    """With its owner, before anything is started."""
     lab = Lab(namespace_host)
     words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file="]
     words += ["--port=0", "--dhcp-range=192.0.2.10,192.0.2.20,255.255.255.0"]
@@ -200,7 +238,7 @@ def test_another_dhcp_server_in_the_way_is_told(namespace_host: harness.Host) ->
     assert lab.apply(declared={"networks": {"vmlan": {}}})["network_present vmlan"]["result"]
 
 
-def test_missing_program_is_told_with_its_package(namespace_host: harness.Host) -> None:
+def test_f30_missing_program_is_told_with_its_package(namespace_host: harness.Host) -> None:
     """By this distribution's name."""
     lab = Lab(namespace_host)
     namespace_host.run(["rm", "/usr/sbin/dnsmasq"])

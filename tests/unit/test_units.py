@@ -173,6 +173,51 @@ def test_a_path_with_anything_in_it_is_one_word_to_systemd() -> None:
     )
 
 
+ODD_ROOT = '/srv/my lab %n $HOME "q" it\'s \\x'
+
+
+def odd(unit: Unit) -> Unit:
+    """Return a unit of a lab whose root is at an odd place."""
+    return unit._replace(
+        launch=Path(ODD_ROOT, "launch"),
+        prepare=Path(ODD_ROOT, "prepare"),
+        powerdown=Path(ODD_ROOT, "powerdown"),
+        writable=(Path(ODD_ROOT, "disks"),),
+        binds=(),
+    )
+
+
+def test_a_root_with_anything_in_it_is_one_word_to_systemd() -> None:
+    """A dollar sign is doubled in a command line, where it begins a variable, and only there."""
+    text = units.systemd_drop_in(odd(VM))
+    command = '/srv/my lab %%n $$HOME \\"q\\" it\'s \\\\x'
+    wanted = [
+        f'ExecStartPre=+/bin/sh "{command}/prepare"',
+        f'ExecStart=/bin/sh "{command}/launch"',
+        f'ExecStop=/bin/sh "{command}/powerdown"',
+    ]
+    assert text.splitlines()[2:5] == wanted
+    assert text.splitlines()[-1] == f'ReadWritePaths="-{command.replace("$$", "$")}/disks"'
+
+
+def test_a_root_with_anything_in_it_is_one_value_to_supervisord() -> None:
+    """As its own parser reads it: comments and expressions taken out, then words."""
+    program = units.supervisord_program(odd(VM), Path(ODD_ROOT, "run"), Path(ODD_ROOT, "log"))
+    root = Path(ODD_ROOT)
+    own = units.supervisord_configuration(root / "socket", root / "pid", root / "log", "units")
+    parsed = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
+    parsed.read_string(program + own)
+    command = parsed["program:vm-master"]["command"] % {}
+    assert shlex.split(command) == ["/bin/sh", f"{ODD_ROOT}/run"]
+    assert parsed["program:vm-master"]["stdout_logfile"] % {} % {} == f"{ODD_ROOT}/log"
+    for section, key, name in (
+        ("supervisord", "logfile", "log"),
+        ("supervisord", "pidfile", "pid"),
+        ("unix_http_server", "file", "socket"),
+    ):
+        assert parsed[section][key] % {} == f"{ODD_ROOT}/{name}"
+
+
 # supervisord
 
 
@@ -205,7 +250,7 @@ def test_supervisords_own_configuration_is_its_labs() -> None:
         Path("/run/lab/supervisord.sock"),
         Path("/run/lab/supervisord.pid"),
         Path("/log/supervisord.log"),
-        Path("/state/units"),
+        "units",
     )
     assert text == (
         "; Made by qemulab.\n"
@@ -223,7 +268,7 @@ def test_supervisords_own_configuration_is_its_labs() -> None:
         "[rpcinterface:supervisor]\n"
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
         "[include]\n"
-        "files=/state/units/*.ini\n"
+        "files=units/*.ini\n"
     )
     parsed = configparser.RawConfigParser()
     parsed.read_string(text)
