@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from typing import NamedTuple
 
 import _qemulab_doctor as doctor
 import _qemulab_spec as spec
 import pytest
 from _qemulab_doctor import Finding
 from _qemulab_host import HostError
+from _qemulab_supervisors import STOPPED
+from _qemulab_supervisors import Status
 
 LAB = spec.from_pillar({}).lab
 
@@ -67,3 +70,49 @@ def test_a_denial_of_ours_is_told_from_others(line: str, ours: bool) -> None:
     """By the program that was denied something."""
     denied = doctor.DENIALS.search(line) and doctor.OUR_PROGRAMS.search(line)
     assert bool(denied) is ours
+
+
+class Anything(NamedTuple):
+    """A lab of which some things run."""
+
+    running: frozenset[str]
+
+    def status(self, kind: str, name: str) -> Status:
+        """Return how a unit is."""
+        return Status("running", 1) if f"{kind} {name}" in self.running else STOPPED
+
+
+DECLARED = spec.from_pillar({"networks": {"n": {}}, "vms": {"a": {"disks": []}}}).lab
+ALL = frozenset({"hub n", "dnsmasq n", "vm a"})
+
+
+def test_before_a_start_only_what_does_not_run_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing at all where everything runs: an apply that changes nothing pays nothing for it."""
+    asked: list[str] = []
+
+    def check(name: str, result: str) -> doctor.Check:
+        def look(lab: Any, _site: Any) -> Iterator[Finding]:
+            asked.append(f"{name} {' '.join([*lab.networks, *lab.vms])}")
+            yield Finding(result, name, "it is so", "do")
+
+        return look
+
+    for name in ("supervisor", "tun", "accelerator", "multicast", "memory", "disk_space"):
+        monkeypatch.setattr(doctor, name, check(name, "warn" if name == "memory" else "ok"))
+    site: Any = Anything(ALL)
+    assert doctor.before_start(DECLARED, site) == ([], [])
+    assert asked == []
+    site = Anything(ALL - {"vm a"})
+    assert [each.text for each in doctor.before_start(DECLARED, site)[1]] == [
+        "memory: it is so; do"
+    ]
+    assert asked == [
+        *("supervisor a", "tun a", "accelerator a"),
+        *("multicast n a", "memory n a", "disk_space n a"),
+    ]
+    monkeypatch.setattr(doctor, "tun", check("tun", "fail"))
+    site = Anything(ALL - {"dnsmasq n"})
+    faults, warnings = doctor.before_start(DECLARED, site)
+    assert [str(each) for each in faults] == ["fail  tun: it is so; do"] and warnings == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import sys
 from typing import Any
 
 import _qemulab_routes as routes
@@ -87,3 +88,23 @@ def test_one_protocol_alone_prints_no_netid() -> None:
     line = 'LISTEN 0 5 0.0.0.0:10022 0.0.0.0:* users:(("socat",pid=9460,fd=5))\n'
     assert routes.port_owner(line, 10022) == "socat (pid 9460)"
     assert routes.port_owner("", 10022) is None
+
+
+IGMP = """\
+Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
+1\tlo        :     2      V3
+\t\t\t\t{group}     2 0:00000000\t\t0
+\t\t\t\t010000E0     1 0:00000000\t\t0
+2\tuplink    :     1      V3
+\t\t\t\t{group}     1 0:00000000\t\t0
+3\tother     :     1      V3
+\t\t\t\t010000E0     1 0:00000000\t\t0
+"""
+
+
+def test_the_members_of_a_group_are_found_by_interface() -> None:
+    """The kernel writes the address as the number that it is in memory."""
+    number = int.from_bytes(bytes([230, 0, 0, 1]), sys.byteorder)
+    text = IGMP.format(group=f"{number:08X}")
+    assert routes.members(text, "230.0.0.1") == ["lo", "uplink"]
+    assert routes.members(text, "230.0.0.2") == []
