@@ -20,6 +20,8 @@ import _qemulab_host as host
 import _qemulab_lock as lock
 import _qemulab_probe as probe
 
+UNREACHED = re.compile("Could not (resolve|connect)|Temporary failure|unreachable|timed out")
+NETWORK_HINT = "the packages' server is not reached: the guest is built once, with a network"
 KERNEL_HINT = "run apt-get update, or install a kernel with virtio, or name another kernel package"
 
 COMPRESSION = 6
@@ -164,7 +166,13 @@ def _unpacked_kernel(work: Path, package: str) -> Kernel:
         )
     names = kernel_packages(package)
     host.progress(f"downloading the kernel package {' '.join(names)}")
-    host.run(["apt-get", "download", *names], cwd=work, timeout=DOWNLOAD_TIMEOUT, hint=KERNEL_HINT)
+    command = ["apt-get", "download", *names]
+    try:
+        host.run(command, cwd=work, timeout=DOWNLOAD_TIMEOUT, hint=KERNEL_HINT)
+    except host.HostError as err:
+        if UNREACHED.search(str(err)):
+            raise host.HostError(err.problem, err.output, NETWORK_HINT) from err
+        raise
     root = work / "root"
     for archive in sorted(work.glob("*.deb")):
         host.run(["dpkg-deb", "-x", str(archive), str(root)], timeout=300)

@@ -65,6 +65,25 @@ def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None
         assert any(fault.startswith(path) for fault in faults)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lab:\n  vms: {a: [}\n", "line 2, column 13"),
+        ("lab:\n  vms: {{ nothing.there }}\n", "'nothing' is undefined"),
+    ],
+)
+def test_b10_a_pillar_that_is_no_yaml_is_told_by_its_line(
+    namespace_host: harness.Host, text: str, said: str
+) -> None:
+    """Not by Salt's call stack."""
+    pillar = namespace_host.shared / "pillar.sls"
+    pillar.write_text(text, encoding="utf-8")
+    call = [harness.REPO / "salt-call", "state.apply", "lab"]
+    done = namespace_host.run(call, check=False, env={"QEMULAB_PILLAR": str(pillar)})
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr and said in done.stderr
+
+
 @pytest.mark.parametrize("name", ["../../../etc", "x y", 5, ["lab"]])
 def test_b1_a_faulty_name_is_no_path(namespace_host: harness.Host, name: object) -> None:
     """Nothing is taken away by it, of no lab; the fault is told instead."""
