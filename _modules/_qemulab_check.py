@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_hub as hub
 import _qemulab_probe as probe
@@ -38,7 +39,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
         site = find_site(lab.name)
         check_networks(lab, site, notes)
         check_other_labs(lab, site, notes)
-        check_media(lab, notes)
+        check_media(lab, site, notes)
         check_memory(lab, notes)
         check_sockets(lab, site, notes)
     return lab, notes
@@ -77,12 +78,14 @@ def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:
             notes.fault(f"lab:networks:{name}:multicast", problem)
 
 
-def check_media(lab: Lab, notes: Notes) -> None:
+def check_media(lab: Lab, site: Site, notes: Notes) -> None:
     """Note ISO and backing images that a machine could not read."""
     for name, vm in lab.vms.items():
         paths = {disk.name: f"disks:{index}:backing" for index, disk in enumerate(vm.disks)}
         for item, path in media(vm).items():
             problem = probe.unreadable(path)
+            if disks.is_a_machines(site.layout, path):
+                problem = "is a machine's own disk, which it writes to: declare a copy of it"
             if problem:
                 notes.fault(f"lab:vms:{name}:{paths.get(item, item)}", f"{path} {problem}")
 

@@ -5,6 +5,7 @@ A machine's images: its disks and its UEFI variables, made once and never replac
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -21,9 +22,12 @@ from _qemulab_host import HostError
 from _qemulab_keys import Disk
 from _qemulab_keys import Vm
 from _qemulab_kinds import size_bytes
+from _qemulab_layout import Layout
 from _qemulab_site import Site
 
 QCOW2_MAGIC = b"QFI\xfb"
+UNFINISHED = ".new"
+"""How the name of an image ends that has not its own yet."""
 
 
 def image_size(path: Path) -> int | None:
@@ -40,22 +44,57 @@ def image_size(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as err:
+        if err.errno == errno.ELOOP:
+            problem = f"{path} is a symbolic link: a disk is a file of its own"
+            raise HostError(problem, hint="move what it leads to in its place") from err
         raise HostError(f"{path}: {err.strerror}") from err
     if len(header) < 32 or header[:4] != QCOW2_MAGIC:
-        raise HostError(f"{path} is not a qcow2 image", hint="move it away and apply again")
+        hint = "move it away, or convert it (qemu-img convert -O qcow2), and apply again"
+        raise HostError(f"{path} is not a qcow2 image", hint=hint)
     return int(struct.unpack(">Q", header[24:32])[0])
 
 
-def disk_sizes(site: Site, name: str) -> dict[str, int]:
-    """Return the size of every disk image that a machine has, by the disk's name."""
+def disk_sizes(site: Site, name: str, strict: bool = True) -> dict[str, int]:
+    """
+    Return the size of every disk image that a machine has, by the disk's name.
+
+    strict
+        Raise HostError where one is no image, or another machine's. Default ``True``; otherwise its
+        size is 0.
+    """
     found = {}
     for file in host.list_directory(site.layout.disks(name)):
         path = site.layout.disks(name) / file
         if path.suffix == ".qcow2" and path != site.layout.uefi_variables(name):
-            size = image_size(path)
+            try:
+                size = image_size(path)
+                if size is not None:
+                    need_own(site, path)
+            except HostError:
+                if strict:
+                    raise
+                size = 0
             if size is not None:
                 found[path.stem] = size
     return found
+
+
+def need_own(site: Site, path: Path) -> None:
+    """Raise HostError where an image is another disk's or machine's as well, by a hard link."""
+    found = os.lstat(path)
+    if found.st_nlink == 1:
+        return
+    for other in site.layout.state.glob("*/vms/*/disks/*.qcow2"):
+        with contextlib.suppress(FileNotFoundError):
+            if other != path and os.path.samestat(os.lstat(other), found):
+                problem = f"{path} and {other} are one file: two disks would be written into it"
+                raise HostError(problem, hint="move one away, or make it a copy (cp)")
+
+
+def is_a_machines(layout: Layout, path: str) -> bool:
+    """Return whether a file of the host is a disk that a machine of some lab writes to."""
+    real = Path(os.path.realpath(path))
+    return real.match(f"{layout.state}/*/vms/*/disks/*")
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -63,12 +102,22 @@ def publish(temporary: Path, path: Path) -> None:
     try:
         os.chmod(temporary, 0o600)
         os.chown(temporary, *host.user_ids(host.USER))
+        host.sync_file(temporary)
         os.link(temporary, path)
     except FileExistsError as err:
         raise HostError(f"{path} has just been made by somebody else") from err
     except OSError as err:
         raise HostError(f"{path} could not be made: {err.strerror}") from err
     host.sync_directory(path.parent)
+
+
+def copy(source: Path, temporary: Path, path: Path) -> None:
+    """Copy a template to the temporary name of what is to be an image."""
+    try:
+        with open(source, "rb") as old, open(temporary, "xb") as new:
+            shutil.copyfileobj(old, new)
+    except OSError as err:
+        raise HostError(f"{path} could not be made: {err.strerror}") from err
 
 
 def make_disk(site: Site, path: Path, disk: Disk) -> None:
@@ -79,7 +128,7 @@ def make_disk(site: Site, path: Path, disk: Disk) -> None:
             command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.backing]
             qemu_img([*command, str(temporary), disk.size])
         else:
-            shutil.copyfile(blank(site, disk).path, temporary)
+            copy(blank(site, disk).path, temporary, path)
         publish(temporary, path)
 
 
@@ -118,8 +167,11 @@ def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
         wanted |= {each.path: each for each in found if not each.path.exists()}
     if wanted:
         host.make_directory(site.layout.templates)
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            list(pool.map(make_template, wanted.values()))
+        # Other machines' applies may want the same ones.
+        with host.lock(site.layout.lock("lab", "templates")):
+            remove_unfinished(site.layout.templates)
+            with ThreadPoolExecutor(len(wanted)) as pool:
+                list(pool.map(make_template, wanted.values()))
 
 
 def make_template(template: Template) -> None:
@@ -127,18 +179,20 @@ def make_template(template: Template) -> None:
     with unfinished(template.path) as temporary:
         size = [template.size] if template.size else []
         qemu_img([*template.command, str(temporary), *size])
+        host.sync_file(temporary)
         os.rename(temporary, template.path)
 
 
 def qemu_img(command: list[str]) -> None:
     """Run ``qemu-img``; raises HostError where it fails or is missing."""
-    host.run(command, hint=probe.install_hint("qemu-img"))
+    missing = host.find_binary("qemu-img") is None
+    host.run(command, hint=probe.install_hint("qemu-img") if missing else "")
 
 
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Give a name beside an image's own to make it under; nothing of it is left in the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         host.remove(temporary)
         yield temporary
@@ -146,17 +200,25 @@ def unfinished(path: Path) -> Iterator[Path]:
         host.remove(temporary)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what an apply that was killed has left; the lock of who makes images there is held."""
+    for file in host.list_directory(directory, hidden=True):
+        if file.startswith(".") and file.endswith(UNFINISHED):
+            host.remove(directory / file)
+
+
 def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
     """Make the disks and variables that machines lack, let others grow; the machines are off."""
     make_templates(site, vms)
     for name, vm in vms.items():
         host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
+        remove_unfinished(site.layout.disks(name))
         for disk in vm.disks:
             make_or_grow(site, site.layout.disk(name, disk.name), disk)
         own = site.layout.uefi_variables(name)
-        if vm.firmware == "uefi" and not own.exists():
+        if vm.firmware == "uefi" and image_size(own) is None:
             with unfinished(own) as temporary:
-                shutil.copyfile(variables(site, vm.machine).path, temporary)
+                copy(variables(site, vm.machine).path, temporary, own)
                 publish(temporary, own)
 
 

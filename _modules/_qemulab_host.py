@@ -306,7 +306,16 @@ def json_text(value: Any) -> str:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a crash of the host."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path, os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Make what a file holds survive a crash of the host; it is not followed where it is a link."""
+    _sync(path, os.O_NOFOLLOW)
+
+
+def _sync(path: Path, flag: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
     try:
         os.fsync(descriptor)
     finally:

@@ -5,6 +5,7 @@ How a machine is: asked of its supervisor, of its QEMU and of its files, which h
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,17 +107,28 @@ def mismatch(name: str, status: str, pid: int) -> HostError:
     return HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
 
 
-def facts(site: Site, name: str) -> VmFacts:
-    """Return what is of a machine."""
+def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
+    """
+    Return what is of a machine.
+
+    strict
+        Raise HostError where an image of its is none, or another machine's. Default ``True``.
+    """
     defined, started = site.vm(name)
     status, _ = look(site, name)
     off = status in OFF
     return VmFacts(
         defined=defined,
         started=None if off else started or defined,
-        disks=disks.disk_sizes(site, name),
-        has_variables=site.layout.uefi_variables(name).exists(),
+        disks=disks.disk_sizes(site, name, strict),
+        has_variables=has_variables(site, name, strict),
         status="stopped" if off else status,
         supervised=status != "unmanaged",
         unit=off or site.supervisor.has("vm", name),
     )
+
+
+def has_variables(site: Site, name: str, strict: bool) -> bool:
+    """Return whether a machine has UEFI variables; ``strict`` as in ``facts``."""
+    path = site.layout.uefi_variables(name)
+    return disks.image_size(path) is not None if strict else os.path.lexists(path)

@@ -323,7 +323,7 @@ def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
         found.append(Change("definition", "present", None, STOP))
     if purge:
         found += [
-            Change(f"disks:{name}", size_text(size), None, DESTROY)
+            Change(f"disks:{name}", size_text(size) if size else "no image", None, DESTROY)
             for name, size in sorted(facts.disks.items())
         ]
         if facts.has_variables:

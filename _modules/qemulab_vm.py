@@ -97,8 +97,11 @@ def vm_info(name, lab=None):
             "definition": schema.plain(defined),
             "started": started and schema.plain(started),
             "disks": {
-                disk: {"path": str(layout.disk(name, disk)), "size": kinds.size_text(size)}
-                for disk, size in disks.disk_sizes(site, name).items()
+                disk: {
+                    "path": str(layout.disk(name, disk)),
+                    "size": kinds.size_text(size) if size else None,
+                }
+                for disk, size in disks.disk_sizes(site, name, strict=False).items()
             },
             "ssh": access.ssh_command(site, defined) or None,
             "console": {"log": str(layout.console(name)), "socket": str(layout.serial(name))},
@@ -213,7 +216,7 @@ def vm_remove(name, purge=False, lab=None, test=False):
         how = []
         outcome = face.converge(
             site,
-            lambda: planner.plan_vm_absent(looks.facts(site, name), purge),
+            lambda: planner.plan_vm_absent(looks.facts(site, name, strict=False), purge),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
