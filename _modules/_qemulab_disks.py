@@ -168,7 +168,7 @@ def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
     if wanted:
         host.make_directory(site.layout.templates)
         # Other machines' applies may want the same ones.
-        with host.lock(site.layout.lock("lab", "templates")):
+        with site.lock("lab", "templates"):
             remove_unfinished(site.layout.templates)
             with ThreadPoolExecutor(len(wanted)) as pool:
                 list(pool.map(make_template, wanted.values()))

@@ -17,6 +17,7 @@ import _qemulab_lock as lock
 import _qemulab_plan as planner
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
+from _qemulab_keys import Vm
 from _qemulab_kinds import Fault
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
@@ -98,6 +99,15 @@ def errors() -> Iterator[None]:
     except OSError as err:
         where = f"{err.filename}: " if err.filename else ""
         raise CommandExecutionError(f"{where}{err.strerror or err}") from err
+
+
+def defined(site: Site, name: str) -> Vm:
+    """Return a machine as applied; a wrong name is the caller's error."""
+    found, _ = site.vm(name)
+    if found is None:
+        known = ", ".join(site.vms()) or "none"
+        raise SaltInvocationError(f"the lab {site.lab} has no machine {name}; it has {known}")
+    return found
 
 
 def need_root() -> None:

@@ -27,6 +27,8 @@ from _qemulab_site import Site
 
 START_TIMEOUT = 20.0
 QUIT_TIMEOUT = 3.0
+RESUME_WATCH = 0.5
+"""Seconds within which a QEMU that was resumed stops again if what stopped it has not changed."""
 PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 
@@ -129,6 +131,32 @@ def start(site: Site, name: str, vm: Vm) -> None:
     finish(site, name, vm, begin(site, {name: vm}))
 
 
+def resume(site: Site, name: str, status: str) -> None:
+    """
+    Let a machine run on whose QEMU has stopped it.
+
+    status
+        How it is, in QEMU's word: after ``io-error`` QEMU repeats what it could not do.
+
+    Raises HostError where it stops again at once.
+    """
+
+    def stopped() -> str:
+        now = str(qmp.execute("query-status")["status"])
+        return "" if now == "running" else now
+
+    with proven(site, name) as qmp:
+        qmp.execute("cont")
+        again = host.wait_for(stopped, RESUME_WATCH) if status == "io-error" else ""
+        full = any(drive.get("io-status") == "nospace" for drive in qmp.execute("query-block"))
+    site.forget()
+    if again:
+        where = site.layout.disks(name)
+        why = f"there is no room left in {where}" if full else "see its log"
+        hint = "make room, and apply again" if full else ""
+        raise HostError(f"{name} has stopped again ({again}): {why}", hint=hint)
+
+
 def stop(site: Site, name: str, grace: int) -> str:
     """
     Power a machine off: the power button, then QMP's ``quit``, then SIGKILL.
@@ -149,20 +177,27 @@ def stop(site: Site, name: str, grace: int) -> str:
     if status == "unmanaged":
         return stop_unmanaged(site, name, grace, pid)
 
-    def gone() -> bool:
-        return not site.status("vm", name, fresh=True).alive
-
-    how = "kill"
-    if status != "unresponsive":
-        if pressed(site, name, grace, gone):
-            how = "acpi"
-        else:
-            order(site, name, "quit")
-            if host.wait_for(gone, QUIT_TIMEOUT):
-                how = "quit"
     defined, _ = site.vm(name)
-    settle(site, name, defined, hard=how == "kill")
-    return how
+    if status != "unresponsive":
+        if not pressed(site, name, grace, lambda: ended(site, name)):
+            return end(site, name, defined)
+        settle(site, name, defined)
+        return "acpi"
+    settle(site, name, defined, hard=True)
+    return "kill"
+
+
+def ended(site: Site, name: str) -> bool:
+    """Return whether a machine has no process any more."""
+    return not site.status("vm", name, fresh=True).alive
+
+
+def end(site: Site, name: str, defined: Vm | None) -> str:
+    """End a machine without asking its guest; returns how: ``quit``, or ``kill``."""
+    order(site, name, "quit")
+    quitted = host.wait_for(lambda: ended(site, name), QUIT_TIMEOUT)
+    settle(site, name, defined, hard=not quitted)
+    return "quit" if quitted else "kill"
 
 
 def stop_unmanaged(site: Site, name: str, grace: int, pid: int) -> str:
@@ -202,7 +237,7 @@ def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool
     return False
 
 
-def settle(site: Site, name: str, defined: Vm | None, hard: bool) -> None:
+def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> None:
     """Have the supervisor know that a machine is off, and remove what it ran with."""
     site.supervisor.stop("vm", name, hard=hard)
     site.forget()

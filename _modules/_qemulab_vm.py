@@ -16,7 +16,6 @@ import _qemulab_power as power
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import facts
-from _qemulab_look import proven
 from _qemulab_plan import VmFacts
 from _qemulab_site import Begun
 from _qemulab_site import Site
@@ -80,8 +79,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         if before.started is not None:
             change_running(site, name, declared, before)
             if "running" in keys:
-                with proven(site, name) as qmp:
-                    qmp.execute("cont")
+                power.resume(site, name, before.status)
         elif restart or "running" in keys:
             power.start(site, name, declared)
         elif plan.changes:

@@ -18,7 +18,6 @@ import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
-from salt.exceptions import SaltInvocationError
 
 __virtualname__ = "qemulab"
 
@@ -31,15 +30,6 @@ def __virtual__():
 
 def _site(lab=None):
     return face.site(__opts__, __pillar__, __context__, lab)
-
-
-def _defined(site, name):
-    """Return a machine as applied; a wrong name is the caller's error."""
-    defined, _ = site.vm(name)
-    if defined is None:
-        known = ", ".join(site.vms()) or "none"
-        raise SaltInvocationError(f"the lab {site.lab} has no machine {name}; it has {known}")
-    return defined
 
 
 def vm_list(lab=None):
@@ -260,7 +250,7 @@ def vm_power_off(name, lab=None, test=False):
 
 def vm_start(name, lab=None):
     """
-    Start a machine as it was last applied, and wait until it runs.
+    Start a machine as it was last applied, and wait until it runs; one that is paused runs on.
 
     name
         Name of the machine.
@@ -279,11 +269,13 @@ def vm_start(name, lab=None):
     with face.errors():
         face.need_root()
         site = _site(lab)
-        defined = _defined(site, name)
+        defined = face.defined(site, name)
         with site.lock("vm", name):
             status, _ = looks.look(site, name, fresh=True)
             if status in looks.OFF:
                 powers.start(site, name, defined)
+            elif status in planner.RESUMABLE:
+                powers.resume(site, name, status)
             elif status != "running":
                 looks.refuse(site, name, status)
         site.forget()
@@ -315,7 +307,7 @@ def vm_stop(name, grace=None, lab=None):
     with face.errors():
         face.need_root()
         site = _site(lab)
-        defined = _defined(site, name)
+        defined = face.defined(site, name)
         with site.lock("vm", name):
             how = powers.stop(site, name, defined.stop_grace if grace is None else int(grace))
         return {"how": how}
@@ -360,7 +352,7 @@ def vm_reset(name, lab=None):
     with face.errors():
         face.need_root()
         site = _site(lab)
-        _defined(site, name)
+        face.defined(site, name)
         powers.reset(site, name)
         return True
 
@@ -389,7 +381,7 @@ def vm_argv(name, lab=None):
         networks = site.all_networks()
         if vm is None:
             declared = spec.from_pillar(__pillar__.get("lab")).lab
-            vm = declared.vms.get(name) or _defined(site, name)
+            vm = declared.vms.get(name) or face.defined(site, name)
             networks = {**declared.networks, **networks}
         argv = launch.argv(site, name, vm, networks)
         return {"argv": argv, "command": shlex.join(argv)}
@@ -416,7 +408,7 @@ def vm_console(name, lines=40, lab=None):
     """
     with face.errors():
         site = _site(lab)
-        _defined(site, name)
+        face.defined(site, name)
         text = host.read(site.layout.console(name), limit=max(1, int(lines)) * 400) or ""
         # The firmware moves the cursor and paints; a log has no screen.
         plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r", "", text)
