@@ -136,6 +136,10 @@ class Layout(NamedTuple):
         """What was applied of a machine, and what it was started with."""
         return self.vm(name) / "vm.json"
 
+    def snapshots_file(self, name: str) -> Path:
+        """What a machine was, by the tag of each snapshot that has its memory."""
+        return self.vm(name) / "snapshots.json"
+
     def launch(self, name: str) -> Path:
         """The script that becomes QEMU."""
         return self.vm(name) / "launch"

@@ -25,6 +25,7 @@ MOVED = Layout("lab", Path("/tmp/x"))
         (LAB.leases("vmlan"), "/var/lib/qemulab/lab/networks/vmlan/dhcp/leases"),
         (LAB.resolv_conf("vmlan"), "/var/lib/qemulab/lab/networks/vmlan/resolv.conf"),
         (LAB.vm_file("master"), "/var/lib/qemulab/lab/vms/master/vm.json"),
+        (LAB.snapshots_file("master"), "/var/lib/qemulab/lab/vms/master/snapshots.json"),
         (LAB.launch("master"), "/var/lib/qemulab/lab/vms/master/launch"),
         (LAB.disk("master", "hda"), "/var/lib/qemulab/lab/vms/master/disks/hda.qcow2"),
         (

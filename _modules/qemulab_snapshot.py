@@ -1,0 +1,133 @@
+"""
+Labs of QEMU machines: snapshots of the machines.
+"""
+
+import _qemulab_face as face
+import _qemulab_snapshots as snapshots
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if __grains__["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return __virtualname__
+
+
+def _site(lab=None):
+    return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def vm_snapshot_list(name, lab=None):
+    """
+    Return a machine's snapshots by their tags, the oldest first.
+
+    name
+        Name of the machine.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Each has ``taken`` (the time, in UTC), ``memory`` (whether the machine ran) and ``complete``:
+    ``False`` where one of its disks lacks it, since it was made later or the saving was
+    interrupted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_snapshot_list master
+    """
+    with face.errors():
+        site = _site(lab)
+        return snapshots.summary(snapshots.survey(site, name, face.defined(site, name)))
+
+
+def vm_snapshot_save(name, tag, lab=None):
+    """
+    Make a snapshot of a machine: disks and UEFI variables, and its memory where it runs.
+
+    name
+        Name of the machine.
+
+    tag
+        Name of the snapshot: begins with a letter; letters, digits, ``.``, ``_`` and ``-``. One
+        that is there already is never replaced.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    A running machine stands still until its memory is written, then goes on. Returns what
+    ``vm_snapshot_list`` says of the snapshot.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_snapshot_save master installed
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        return snapshots.save(site, name, tag, face.defined(site, name))
+
+
+def vm_snapshot_load(name, tag, memory=True, lab=None):
+    """
+    Put a machine back to where it was when a snapshot was made; what came after it is lost.
+
+    name
+        Name of the machine.
+
+    tag
+        Name of the snapshot.
+
+    memory
+        ``True`` (default): the machine runs on from there, and is started for it where it is off;
+        it has to be declared as it was then. A snapshot of a machine that was off has no memory:
+        it is put back while the machine is off. ``False``: put back the disks only, while the
+        machine is off, whatever the snapshot has.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Returns the machine's ``status``. What can be foreseen is refused with the machine as it was;
+    where QEMU cannot read the memory, the machine is powered off, with the snapshot's disks.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_snapshot_load master installed
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        snapshots.load(site, name, tag, face.defined(site, name), memory)
+        return {"status": __salt__["qemulab.vm_list"](lab=site.lab)[name]}
+
+
+def vm_snapshot_delete(name, tag, lab=None):
+    """
+    Delete a snapshot of a machine; how the machine is now is not touched.
+
+    name
+        Name of the machine.
+
+    tag
+        Name of the snapshot.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.vm_snapshot_delete master installed
+    """
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        snapshots.delete(site, name, tag, face.defined(site, name))
+        return True
