@@ -24,6 +24,7 @@ from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
 from _qemulab_look import OFF
 from _qemulab_look import look
+from _qemulab_look import proven
 from _qemulab_look import refuse
 from _qemulab_qmp import Qmp
 from _qemulab_schema import plain
@@ -112,7 +113,7 @@ def survey(site: Site, name: str, vm: Vm) -> list[Image]:
     """Return a machine's writable images, whether it runs or not."""
     if not running(site, name):
         return images_off(site, name, vm)
-    with Qmp(site.layout.qmp(name)) as qmp:
+    with proven(site, name) as qmp:
         return images_on(qmp)
 
 
@@ -252,7 +253,7 @@ def load_on(site: Site, name: str, tag: str) -> None:
     that are there now: the machine is powered off, so that nothing of it is written to them.
     """
     defined, started = site.vm(name)
-    with Qmp(site.layout.qmp(name)) as qmp:
+    with proven(site, name) as qmp:
         images = images_on(qmp)
         need_known(name, tag, images)
         if started is not None:
@@ -341,9 +342,9 @@ def delete_off(tag: str, images: list[Image]) -> None:
 def save(site: Site, name: str, tag: str, vm: Vm) -> dict[str, Any]:
     """Make a snapshot and return what ``summary`` says of it."""
     need_tag(tag)
-    with host.lock(site.layout.lock("vm", name)):
+    with site.lock("vm", name):
         if running(site, name):
-            with Qmp(site.layout.qmp(name)) as qmp:
+            with proven(site, name) as qmp:
                 save_on(name, tag, qmp)
             remember(site, name, tag, site.vm(name)[1] or vm)
         else:
@@ -361,7 +362,7 @@ def load(site: Site, name: str, tag: str, vm: Vm, memory: bool) -> None:
         Whether a snapshot's memory is put back; if not, the machine has to be off, and stays off.
     """
     need_tag(tag)
-    with host.lock(site.layout.lock("vm", name)):
+    with site.lock("vm", name):
         if not running(site, name):
             images = images_off(site, name, vm)
             need_known(name, tag, images)
@@ -379,13 +380,13 @@ def load(site: Site, name: str, tag: str, vm: Vm, memory: bool) -> None:
 def delete(site: Site, name: str, tag: str, vm: Vm) -> None:
     """Delete a snapshot from all images that have it."""
     need_tag(tag)
-    with host.lock(site.layout.lock("vm", name)):
+    with site.lock("vm", name):
         if not running(site, name):
             images = images_off(site, name, vm)
             need_known(name, tag, images, whole=False)
             delete_off(tag, images)
         else:
-            with Qmp(site.layout.qmp(name)) as qmp:
+            with proven(site, name) as qmp:
                 images = images_on(qmp)
                 need_known(name, tag, images, whole=False)
                 having = [image for image in images if tag in image.snapshots]
