@@ -83,7 +83,7 @@ def check_media(lab: Lab, site: Site, notes: Notes) -> None:
     for name, vm in lab.vms.items():
         paths = {disk.name: f"disks:{index}:backing" for index, disk in enumerate(vm.disks)}
         for item, path in media(vm).items():
-            problem = probe.unreadable(path)
+            problem = probe.unusable(item, path)
             if disks.is_a_machines(site.layout, path):
                 problem = "is a machine's own disk, which it writes to: declare a copy of it"
             if problem:

@@ -52,8 +52,8 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     check_host(site, name, vm)
     launch.surroundings(site, name, vm)
     probe.binary("qemu-img")
-    for path in launch.media(vm).values():
-        problem = probe.unreadable(path)
+    for item, path in launch.media(vm).items():
+        problem = probe.unusable(item, path)
         if problem:
             raise HostError(f"{path} {problem}")
 

@@ -199,6 +199,33 @@ def unreadable(path: str) -> str:
     return ""
 
 
+def unusable(item: str, path: str) -> str:
+    """
+    Return in words why a machine could not use a file of the host; empty where it could.
+
+    item
+        What the file is to it: ``cdrom``, or the name of a disk that begins as its copy.
+    """
+    problem = unreadable(path)
+    if not problem and item == "cdrom" and not is_disc(path):
+        problem = "is no image of a CD or DVD (ISO 9660 or UDF)"
+    return problem
+
+
+def is_disc(path: str) -> bool:
+    """
+    Return whether a file has the file system of a CD or DVD.
+
+    Its sixteenth sector (2048 bytes each) says so. Source: ECMA-119, 8.1; ECMA-167, 2/9.1
+    """
+    try:
+        with open(path, "rb") as image:
+            image.seek(16 * 2048 + 1)
+            return image.read(5) in (b"CD001", b"BEA01")
+    except OSError:
+        return False
+
+
 def no_tap() -> tuple[str, str, str] | None:
     """
     Return why no TAP can be made on this host, ``None`` where it can.

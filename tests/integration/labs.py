@@ -126,6 +126,12 @@ class Lab:
         return {**found, **({"files": files} if files else {})}
 
 
+def blank_disc(path: Path) -> Path:
+    """Write an image that says of itself that it is a CD, with nothing on it."""
+    path.write_bytes(bytes(16 * 2048) + b"\1CD001" + bytes(2**20))
+    return path
+
+
 def tiny(**more: Any) -> dict[str, Any]:
     """
     Return the declaration of a machine that starts and stops at once: it has no firmware of 4 MB,

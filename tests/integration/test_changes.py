@@ -15,6 +15,7 @@ import harness
 import labs
 import pytest
 from labs import Lab
+from labs import blank_disc
 from labs import tiny
 
 pytestmark = [
@@ -95,8 +96,7 @@ def test_f31_live(lab: Lab) -> None:
     """Ports, a cable, a disk that grows, a disc in the drive: on the running machine."""
     lab.apply(declared=base())
     pid = lab.call("vm_info", "a")["pid"]
-    iso = lab.host.shared / "a disc, with: odd.iso"
-    iso.write_bytes(bytes(4 * 2**20))
+    iso = blank_disc(lab.host.shared / "a disc, with: odd.iso")
     declared = with_vm(disks=[{"size": "96M"}], cdrom=str(iso), stop_grace=7)
     declared["vms"]["a"]["nics"][0]["connected"] = False
     declared["vms"]["a"]["nics"][1]["forwards"] = [{"host_port": 10023}]

@@ -14,6 +14,7 @@ import labs
 import pytest
 from harness import REPO
 from labs import Lab
+from labs import blank_disc
 from labs import tiny
 
 pytestmark = [
@@ -122,7 +123,7 @@ def test_retry(lab: Lab) -> None:
     assert process.stderr is not None
     while "will be re-run" not in (line := process.stderr.readline()):
         assert line, "it was not tried again"
-    iso.write_bytes(bytes(2**20))
+    blank_disc(iso)
     state = answer(process)["vm_running r"]
     assert state["result"] is True and state["changes"]["cdrom"]["new"] == str(iso)
 

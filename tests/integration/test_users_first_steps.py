@@ -11,6 +11,7 @@ import harness
 import labs
 import pytest
 from labs import Lab
+from labs import blank_disc
 from labs import tiny
 
 pytestmark = [
@@ -122,10 +123,9 @@ def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
 def test_root_in_a_path_with_anything(host: harness.Host) -> None:
     """Up, used, stopped by its power button, and away again; nothing is outside of it."""
     lab = Lab(host)
-    iso = host.shared / "a disc.iso"
-    iso.write_bytes(bytes(2**20))
+    iso = blank_disc(host.shared / "a disc.iso")
     root = '/srv/my lab %n $HOME "q" it\'s \\x'
-    vm = tiny(nics=[{"network": "n"}], disks=[{"size": "1M"}], cdrom=str(iso), stop_grace=0)
+    vm = tiny(nics=[{"network": "n"}], disks=[{"size": "1M"}], cdrom=str(iso))
     names = {"dns": {"names": {"mirror": "10.0.3.9"}}}
     pillar = lab.pillar({"networks": {"n": names}, "vms": {"a": vm}})
     env = {"QEMULAB_PILLAR": str(pillar), "QEMULAB_ROOT": root}

@@ -327,7 +327,7 @@ def test_b11_a_socket_path_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_b12_a_file_that_no_machine_could_read(tmp_path: Path) -> None:
-    """Missing, no file at all, or closed to the user that QEMU runs as."""
+    """Missing, no file at all, closed to the user that QEMU runs as, or no disc."""
     closed = tmp_path / "closed.iso"
     closed.write_bytes(b"x")
     os.chmod(closed, 0o600)
@@ -337,9 +337,21 @@ def test_b12_a_file_that_no_machine_could_read(tmp_path: Path) -> None:
         (closed, "is not readable by the user qemulab: chmod o+r"),
     ):
         pillar = vm(cdrom=str(path), disks=[{"backing": str(path)}])
-        notes = Notes()
-        check.check_media(spec.from_pillar(pillar).lab, notes)
-        assert sorted(str(fault) for fault in notes.faults) == [
+        assert faults_of_media(pillar) == [
             f"lab:vms:a:cdrom: {path} {said}",
             f"lab:vms:a:disks:0:backing: {path} {said}",
         ]
+    # In a disk's place anything will do.
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(2**16))
+    (fault,) = faults_of_media(vm(cdrom=str(other), disks=[{"backing": str(other)}]))
+    assert fault == f"lab:vms:a:cdrom: {other} is no image of a CD or DVD (ISO 9660 or UDF)"
+    other.write_bytes(bytes(16 * 2048) + b"\1CD001" + bytes(2041))
+    assert faults_of_media(vm(cdrom=str(other))) == []
+
+
+def faults_of_media(pillar: Any) -> list[str]:
+    """Return the faults of the files that a pillar names."""
+    notes = Notes()
+    check.check_media(spec.from_pillar(pillar).lab, Site("lab"), notes)
+    return sorted(str(fault) for fault in notes.faults)
