@@ -4,6 +4,7 @@ Snapshots of a machine that runs and of one that is off, and what becomes of tho
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import harness
 import pytest
 import writer
 from faultlab import kill
+from figures import Figures
 from labs import Lab
 from labs import tiny
 from writer import Console
@@ -43,10 +45,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(autouse=True)
-def ends_whole(lab: Lab) -> Iterator[None]:
+def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     """Hold every test to what all promise: the machine runs, once, and every image is whole."""
     yield
+    begin = time.monotonic()
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
+    figures.healed(time.monotonic() - begin, lab.host.supervisor)
     assert pid(lab, "w") and not pid(lab, "u")
     # QEMU keeps some of what is in an image to itself until it is told to stop, or its guest syncs.
     words = '{"execute":"qmp_capabilities"}{"execute":"stop"}{"execute":"cont"}'

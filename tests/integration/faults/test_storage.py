@@ -124,9 +124,7 @@ def test_f16_a_full_host_stops_a_writing_machine_and_it_goes_on(lab: Lab, figure
     small(lab, writer.DISKS, "200M")
     begin = time.monotonic()
     assert lab.apply(declared=WRITING)["vm_running w"]["changes"] == resumed
-    figures.seconds(
-        "F16 machine of a full host runs on", time.monotonic() - begin, lab.host.supervisor
-    )
+    figures.healed(time.monotonic() - begin, lab.host.supervisor)
     assert lab.changes(lab.apply(declared=WRITING)) == {}
     console.wait(r"ack 60\.", 60)
     console.close()
