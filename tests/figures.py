@@ -85,26 +85,30 @@ class Collected:
         self.path = path
         self.durations: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.counts: dict[tuple[str, str], tuple[int, int]] = {}
+        self.failed: set[str] = set()
         self.faults: dict[tuple[str, str], bool] = {}
         self.applies: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's figures, and whether a fault with a number is survived to the end."""
-        if report.when == "teardown":
-            for kind, values in report.user_properties:
-                if kind == "seconds":
-                    self.durations[values[0], values[1]].append(values[2])
-                elif kind == "healed":
-                    self.applies[values[0], values[1]].append(values[2])
-                elif kind == "count":
-                    found, rounds = self.counts.get((values[0], values[1]), (0, 0))
-                    self.counts[values[0], values[1]] = (found + values[2], rounds + values[3])
-        number = NUMBER.search(report.nodeid.rsplit("::", 1)[-1])
-        if number is None or (report.when == "setup" and report.passed):
+        if not report.passed:
+            self.failed.add(report.nodeid)
+        if report.when != "teardown":
             return
         on = next((name for name in SUPERVISORS if name in report.nodeid), "")
-        key = (fault(number), on)
-        self.faults[key] = self.faults.get(key, True) and report.passed
+        for kind, values in report.user_properties:
+            if kind == "seconds":
+                self.durations[values[0], values[1]].append(values[2])
+            elif kind == "healed":
+                on = values[1]
+                self.applies[values[0], on].append(values[2])
+            elif kind == "count":
+                found, rounds = self.counts.get((values[0], values[1]), (0, 0))
+                self.counts[values[0], values[1]] = (found + values[2], rounds + values[3])
+        number = NUMBER.search(report.nodeid.rsplit("::", 1)[-1])
+        if number is not None:
+            key = (fault(number), on)
+            self.faults[key] = self.faults.get(key, True) and report.nodeid not in self.failed
 
     def tables(self) -> list[str]:
         """Return all of it as lines of Markdown; none where nothing was measured."""
