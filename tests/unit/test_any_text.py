@@ -37,6 +37,7 @@ from _qemulab_layout import Layout
 from _qemulab_machine import Surroundings
 from _qemulab_site import Site
 from figures import Figures
+from hypothesis import assume
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -196,14 +197,14 @@ def unit_keys(lab: Any, name: str, each: Vm) -> list[str]:
     found = []
     for unit in (launch.unit(site, name, each), *networks.units(site, *network_of(lab))):
         drop_in = units.systemd_drop_in(unit)
-        lines = [line for line in drop_in.splitlines() if not line.startswith("BindReadOnlyPaths")]
+        lines = [line for line in drop_in.split("\n") if not line.startswith("BindReadOnlyPaths")]
         found += [line.partition("=")[0] for line in lines]
         parsed = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
         parsed.read_string(units.supervisord_program(unit, Path("/w"), Path("/l")))
         found += [len(parsed.sections()), *(key for key in parsed[parsed.sections()[0]])]
         found.append(len(re.findall("^BindReadOnlyPaths=", drop_in, re.M)) == len(unit.binds))
         wrapper = units.supervisord_wrapper(unit, Path("/w"))
-        found.append(len(wrapper.splitlines()) - len(unit.binds))
+        found.append(len(wrapper.split("\n")) - len(unit.binds))
     return [str(each) for each in found]
 
 
@@ -219,9 +220,11 @@ OUTLINE = outline(spec.from_pillar(standard()).lab)
 @pytest.mark.parametrize("kind", [pytest.param(kind, id=f"B2-{kind}") for kind in FIELDS])
 def test_no_text_changes_more_than_its_own_value(kind: str, figures: Figures) -> None:
     """It is refused by the path of its field, or is one value in its place."""
+    words = re.findall("`([^`]+)`", kind)
 
     @given(st.sampled_from(FIELDS[kind]), TEXT)
     def holds(place: Place, text: str) -> None:
+        assume(text not in words)  # hypothesis finds them in the code; they mean what they say
         field = ":".join(["lab", *(str(step) for step in place if step != KEY)])
         try:
             lab = spec.from_pillar(with_text(place, text)).lab
