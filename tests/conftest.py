@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own comes after it, and reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     Leave out what the flags leave out.
