@@ -103,9 +103,11 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
     found = []
     for vm in site.vms():
         _, started = site.vm(vm)
-        if started and look(site, vm)[0] not in OFF:
-            if any(nic.network == name for nic in started.nics):
-                found.append(vm)
+        if started is None or all(nic.network != name for nic in started.nics):
+            continue
+        # One that its supervisor has lost is asked itself; that takes QEMU some milliseconds.
+        if site.status("vm", vm).alive or look(site, vm)[0] not in OFF:
+            found.append(vm)
     return tuple(found)
 
 
