@@ -21,6 +21,8 @@ import pytest
 from figures import SUPERVISORS
 from figures import Collected
 from figures import Figures
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -53,7 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own comes after it, and reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     Leave out what the flags leave out.
@@ -68,11 +69,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if not item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
-    for item in items:
-        # Where several processes run the tests (-n 2 --dist loadgroup): a host that the tests of a
-        # file share is one process's, and the file's other host may be another's.
-        kind = next((name for name in SUPERVISORS if name in item.name), "any")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{kind}"))
+
+
+class ByHost(LoadScopeScheduling):
+    """
+    What each of several processes gets (``-n 2``): the tests of a file that share a host.
+
+    pytest-xdist's own ``--dist loadgroup`` would have them stay together by a marker, but does not
+    with pytest 9.2, which has another idea of a test's name.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what stays together: a file's tests under one supervisor."""
+        kind = next((name for name in SUPERVISORS if name in nodeid), "")
+        return f"{nodeid.partition('::')[0]} {kind}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByHost:
+    """Give pytest-xdist the way in which it shares out the tests."""
+    return ByHost(config, log)
 
 
 def pytest_report_header() -> str:
