@@ -80,9 +80,10 @@ class ByHost(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        """Return what stays together: a file's tests under one supervisor."""
-        kind = next((name for name in SUPERVISORS if name in nodeid), "")
-        return f"{nodeid.partition('::')[0]} {kind}"
+        """Return what stays together: a file's tests, by the host that is their first parameter."""
+        file, _, test = nodeid.partition("::")
+        first = test.partition("[")[2]
+        return f"{file} {next((name for name in SUPERVISORS if first.startswith(name)), '')}"
 
 
 @pytest.hookimpl(optionalhook=True)

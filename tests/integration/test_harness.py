@@ -65,6 +65,7 @@ def test_processes_end_with_their_host(tmp_path: Path) -> None:
     for make in (harness.namespace_host, harness.systemd_host):
         with make(tmp_path) as host:
             host.run(["sh", "-c", "setsid -f sleep 4321 > /dev/null 2>&1"])
+            harness.wait_for(lambda host=host: "sleep 4321" in host.processes(), 10, "its exec")
             assert host.leftovers() == {"processes": {"sleep 4321"}}
             namespace = os.readlink(f"/proc/{host.pid1}/ns/pid")
         assert namespace not in pid_namespaces()

@@ -164,6 +164,7 @@ def test_queue(salted: Salted) -> None:
     argv = [os.fspath(word) for word in command]
     both = [salted.host.spawn(argv, env=ENVIRONMENT) for _ in range(2)]
     answers = [json.loads(process.communicate(timeout=60)[0])[MINION] for process in both]
+    assert all(isinstance(answer, dict) for answer in answers), answers
     # From Salt 3008 on, the second job answers that it is queued, and is run later.
     now = [changes(answer) for answer in answers if not answer.get("queued")]
     assert sorted(map(list, now)) in ([["vm_running c"]], [[], ["vm_running c"]])
