@@ -185,8 +185,8 @@ def make_template(template: Template) -> None:
 
 def qemu_img(command: list[str]) -> None:
     """Run ``qemu-img``; raises HostError where it fails or is missing."""
-    missing = host.find_binary("qemu-img") is None
-    host.run(command, hint=probe.install_hint("qemu-img") if missing else "")
+    probe.binary(command[0])
+    host.run(command)
 
 
 @contextlib.contextmanager

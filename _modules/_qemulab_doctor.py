@@ -127,8 +127,10 @@ def packages(lab: Lab, site: Site) -> Iterator[Finding]:
     if missing:
         do = "salt-call state.apply lab.packages"
         yield Finding(FAIL, "packages", f"{', '.join(missing)} are missing", do)
-    elif lab.vms and probe.old_qemu():
-        yield Finding(FAIL, "packages", probe.old_qemu())
+        return
+    too_old = probe.old_qemu() if lab.vms else ""
+    if too_old:
+        yield Finding(FAIL, "packages", too_old)
     else:
         yield Finding(OK, "packages", "all are there")
 
@@ -242,9 +244,10 @@ def other_servers(lab: Lab, site: Site) -> Iterator[Finding]:
     found = False
     for name, network in lab.networks.items():
         if not site.status("dnsmasq", name).alive:
-            for problem, do in probe.taken_server_ports(name, network):
+            taken = probe.taken_server_port(name, network)
+            if taken is not None:
                 found = True
-                yield Finding(FAIL, "other server", problem, do)
+                yield Finding(FAIL, "other server", *taken)
     if lab.networks and not found:
         yield Finding(OK, "other servers", "none has the ports of DHCP and DNS")
 

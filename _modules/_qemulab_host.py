@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 USER = "qemulab"
 """The system user that every process of a lab runs as."""
-#: Where a minion's PATH may not look although a distribution keeps our tools there.
+
 EXTRA_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+"""Where a minion's PATH may not look although a distribution keeps our tools there."""
 
 
 class HostError(Exception):

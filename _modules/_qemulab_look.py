@@ -66,11 +66,24 @@ def ask(site: Site, name: str) -> tuple[str, int]:
         return "unresponsive", unit.pid
     except QmpError:
         return ("starting", unit.pid) if unit.alive else ("stopped", 0)
-    if found["UUID"] != spec.vm_uuid(site.lab, name):
+    if not is_its_own(site, name, found["UUID"], peer):
         return "unknown", peer
-    if not unit.alive:
-        return "unmanaged", peer
-    return (str(state["status"]) if peer == unit.pid else "unknown"), peer
+    return (str(state["status"]) if unit.alive else "unmanaged"), peer
+
+
+def is_its_own(site: Site, name: str, uuid: str, peer: int) -> bool:
+    """
+    Return whether a QEMU is the one of a machine: by its UUID, and its PID the supervisor's.
+
+    One that runs without its supervisor has its UUID alone to show.
+    """
+    unit = site.status("vm", name)
+    return uuid == spec.vm_uuid(site.lab, name) and (not unit.alive or unit.pid == peer)
+
+
+def runs(site: Site, name: str) -> bool:
+    """Return whether a machine runs; one that its supervisor has lost is asked itself."""
+    return site.status("vm", name).alive or look(site, name)[0] not in OFF
 
 
 @contextlib.contextmanager
@@ -82,10 +95,7 @@ def proven(site: Site, name: str) -> Iterator[Qmp]:
     """
     with Qmp(site.layout.qmp(name)) as qmp:
         (found,) = qmp.query("query-uuid")
-        unit = site.status("vm", name)
-        if found["UUID"] != spec.vm_uuid(site.lab, name) or (
-            unit.alive and unit.pid != qmp.peer_pid
-        ):
+        if not is_its_own(site, name, found["UUID"], qmp.peer_pid):
             raise mismatch(name, "unknown", qmp.peer_pid)
         yield qmp
 

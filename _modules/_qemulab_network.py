@@ -22,8 +22,7 @@ from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
-from _qemulab_look import OFF
-from _qemulab_look import look
+from _qemulab_look import runs
 from _qemulab_plan import NetworkFacts
 from _qemulab_plan import Plan
 from _qemulab_site import Site
@@ -34,6 +33,7 @@ RELEASE_TIMEOUT = 3.0
 END_TIMEOUT = 2.0
 LINK_TIMEOUT = 1.0
 PROCESSES = ("hub", "dnsmasq")
+"""A network's processes, in the order in which they start."""
 DNS_PORT = 53
 
 
@@ -105,8 +105,7 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
         _, started = site.vm(vm)
         if started is None or all(nic.network != name for nic in started.nics):
             continue
-        # One that its supervisor has lost is asked itself; that takes QEMU some milliseconds.
-        if site.status("vm", vm).alive or look(site, vm)[0] not in OFF:
+        if runs(site, vm):
             found.append(vm)
     return tuple(found)
 
@@ -174,10 +173,11 @@ def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) 
             what, says, do = missing
             raise HostError(f"{what}: {says}", hint=do)
     if not before.dnsmasq:
-        for problem, do in probe.taken_server_ports(name, declared):
-            # Ours may be on its way back, or run without its supervisor.
-            if not process.find(configuration_option(site, name), host.USER):
-                raise HostError(problem, hint=do)
+        taken = probe.taken_server_port(name, declared)
+        # Ours may be on its way back, or run without its supervisor.
+        if taken is not None and not process.find(configuration_option(site, name), host.USER):
+            problem, do = taken
+            raise HostError(problem, hint=do)
 
 
 def write_files(site: Site, name: str, network: Network) -> None:
@@ -314,7 +314,7 @@ def wait_until_ready(site: Site, name: str, network: Network) -> None:
 
 def take_down(site: Site, name: str, network: Network) -> None:
     """Stop a network's processes and remove its TAP and route."""
-    for kind in ("dnsmasq", "hub"):
+    for kind in reversed(PROCESSES):
         site.supervisor.stop(kind, name)
     site.forget()
     end_orphans(site, name, network)
@@ -339,7 +339,7 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
         return
     with site.lock("network", name):
         take_down(site, name, before.defined)
-        for kind in ("dnsmasq", "hub"):
+        for kind in PROCESSES:
             site.supervisor.forget(kind, name)
         device = tun_device(site.lab, name)
         if device != "/dev/net/tun":

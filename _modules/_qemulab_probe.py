@@ -245,11 +245,12 @@ def no_tap() -> tuple[str, str, str] | None:
     return None
 
 
-def taken_server_ports(name: str, network: Network) -> Iterator[tuple[str, str]]:
+def taken_server_port(name: str, network: Network) -> tuple[str, str] | None:
     """
-    Yield each port that a network's DHCP and DNS server could not have: in words, and what to do.
+    Return in words which port a network's DHCP and DNS server could not have, and what to do.
 
-    The server shares a port with others that keep to their own interfaces, as libvirt's does.
+    One of them, as whoever has one mostly has all; ``None`` where it could have them. It shares a
+    port with servers that keep to their own interfaces, as libvirt's does.
     """
     address = str(ipaddress.IPv4Interface(network.address).ip)
     for where, port, protocol in ((address, 53, "tcp"), (address, 53, "udp"), ("", 67, "udp")):
@@ -258,8 +259,9 @@ def taken_server_ports(name: str, network: Network) -> Iterator[tuple[str, str]]
         owner = port_owner(port, protocol)
         what = "DHCP" if port == 67 else "DNS"
         problem = f"lab:networks:{name}: port {port}/{protocol}, for {what}, is taken by {owner}"
-        yield problem, "have that keep to its own interfaces (dnsmasq: bind-interfaces), or stop it"
-        return  # whoever has one of them mostly has all
+        do = "have that keep to its own interfaces (dnsmasq: bind-interfaces), or stop it"
+        return problem, do
+    return None
 
 
 def port_owner(port: int, protocol: str) -> str:

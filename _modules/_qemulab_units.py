@@ -113,7 +113,7 @@ def template_name(kind: str) -> str:
 
 
 PLAIN_PATH = "[A-Za-z0-9_./@:-]+"
-"""A path that means the same to systemd, supervisord and dnsmasq, and to a person."""
+"""A path that needs no quotes in a unit file."""
 
 # systemd
 

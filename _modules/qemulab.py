@@ -341,8 +341,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
 
         def look():
             facts = site.facts()
-            left = {name: looks.look(site, name)[0] for name in facts.vms if name not in vms}
-            runs = {name: status not in looks.OFF for name, status in left.items()}
+            runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
             facts = facts._replace(vms={**facts.vms, **runs})
             return plan_lab.plan_prune(facts, vms, networks, mode)
 
