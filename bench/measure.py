@@ -22,7 +22,6 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests/integration"))
 import harness  # noqa: E402  the tests' throw-away hosts
 
-HOSTS = {"systemd": harness.systemd_host, "supervisord": harness.namespace_host}
 WORK = CHECKOUT / ".venv/var/bench"
 PILLAR = WORK / "pillar.sls"
 ROOT = WORK / "root"
@@ -124,7 +123,7 @@ def measure(
     python = [sys.executable, "-I", "-X", f"pycache_prefix={CHECKOUT / '.venv/var/pycache'}"]
     argv = [*python, str(CHECKOUT / "bench/inside.py")]
     try:
-        with HOSTS[supervisor](place) as host:
+        with harness.HOSTS[supervisor](place) as host:
             done = host.run(argv, stdin=json.dumps(task), timeout=ROUND_TIMEOUT)
     except harness.HostFailure as err:
         raise Failure(f"the measurement of the {what} failed: {err}") from err
@@ -246,7 +245,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-ops", type=int, default=5, help="no-op applies in each round (5)")
     parser.add_argument("--quick", action="store_true", help="one round")
     what = "measure under this one only (both)"
-    parser.add_argument("--supervisor", action="append", choices=list(HOSTS), help=what)
+    parser.add_argument("--supervisor", action="append", choices=list(harness.HOSTS), help=what)
     parser.add_argument("--without-ssh", action="store_true", help="do not wait for the guests")
     parser.add_argument("--tmpfs", action="store_true", help="keep the lab's files in memory")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
@@ -264,7 +263,7 @@ def main() -> int:
     tables = {}
     try:
         env = prepare()
-        for supervisor in options.supervisor or HOSTS:
+        for supervisor in options.supervisor or harness.HOSTS:
             numbers = range(options.rounds)
             rounds = [one_round(number, supervisor, env, options) for number in numbers]
             tables[supervisor] = rows(rounds, not options.without_ssh)

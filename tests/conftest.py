@@ -26,6 +26,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 REPO = Path(__file__).resolve().parent.parent
 
+FULL_TIMEOUT = 3600
+"""Seconds that a test may take with ``--full``; without, what pyproject.toml says."""
+
 MARKERS = {
     "needs_root": "skipped where the tests do not run as root",
     "needs(*binaries)": "skipped where the host lacks one of these programs",
@@ -65,6 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if item.get_closest_marker("smoke")]
     elif config.getoption("--full"):
         chosen = list(items)
+        for item in items:
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
     else:
         chosen = [item for item in items if not item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -193,9 +198,8 @@ def systemd_host(tmp_path: Path) -> Iterator[harness.Host]:
         yield host
 
 
-@pytest.fixture(params=["supervisord", "systemd"])
+@pytest.fixture(params=harness.HOSTS)
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[harness.Host]:
     """Give each kind of throw-away host in turn, by the supervisor that runs a lab there."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path) as made:
+    with harness.HOSTS[request.param](tmp_path) as made:
         yield made

@@ -44,6 +44,7 @@ if [ -z "$disk" ]; then
     sed -i '/^qemulab:/d' "$root"/etc/{passwd,shadow,group,gshadow}
 fi
 hostname throw-away
+echo throw-away > "$root/etc/hostname"
 rm -f "$root/etc/resolv.conf"
 echo "nameserver $resolver" > "$root/etc/resolv.conf"
 printf "127.0.0.1 localhost throw-away\n::1 localhost\n" > "$root/etc/hosts"

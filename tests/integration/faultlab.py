@@ -10,8 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+import pytest
 from labs import Lab
 from labs import tiny
+
+ON_SUPERVISORD = pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
+ON_SYSTEMD = pytest.mark.parametrize("lab", ["systemd"], indirect=True)
 
 HEAL_TIMEOUT = 5.0
 """Seconds within which a supervisor must have a killed process back, and it must answer."""
@@ -103,6 +107,11 @@ def pids(lab: Lab) -> dict[str, int]:
                 assert name not in found, f"{name} runs twice"
                 found[name] = int(number)
     return found
+
+
+def qemus(lab: Lab) -> list[str]:
+    """Return the command line of every QEMU that runs."""
+    return [line for line in lab.host.processes() if line.startswith("/usr/bin/qemu-system")]
 
 
 def supervisord_pid(lab: Lab) -> int:

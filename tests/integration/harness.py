@@ -318,6 +318,10 @@ def systemd_host(
         yield host
 
 
+HOSTS = {"supervisord": namespace_host, "systemd": systemd_host}
+"""What makes a host, by the supervisor that runs a lab there."""
+
+
 @contextlib.contextmanager
 def booted(
     supervisor: str, shared: Path, with_uplink: bool, lower: Path, disk: Path | None

@@ -25,11 +25,10 @@ pytestmark = [
 Declared = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+@pytest.fixture(scope="module", params=harness.HOSTS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give one lab for all tests of this file; each begins by applying what it starts from."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path_factory.mktemp("changes")) as host:
+    with harness.HOSTS[request.param](tmp_path_factory.mktemp("changes")) as host:
         yield Lab(host)
 
 

@@ -42,9 +42,10 @@ def two_of_the_recipe() -> dict[str, object]:
     }
 
 
-def test_f24_not_one_packet_leaves(tmp_path: Path, figures: Figures) -> None:
+@pytest.mark.parametrize("supervisor", harness.HOSTS)
+def test_f24_not_one_packet_leaves(tmp_path: Path, figures: Figures, supervisor: str) -> None:
     """Through a whole life: up, names and pings all over, a change of the route, down."""
-    with harness.namespace_host(tmp_path, uplink=True) as host:
+    with harness.HOSTS[supervisor](tmp_path, uplink=True) as host:
         lab = Lab(host)
         assert host.uplink is not None
         declared = two_of_the_recipe()
@@ -58,7 +59,7 @@ def test_f24_not_one_packet_leaves(tmp_path: Path, figures: Figures) -> None:
         lab.ssh("worker1", "ping -c 1 -W 5 master")
         lab.apply("lab.clean", declared=declared)
         seen = host.uplink.seen()
-        figures.count("packets of the lab seen on other interfaces", len(seen), 1)
+        figures.count("packets of the lab seen on other interfaces", len(seen), 1, supervisor)
         assert seen == []
 
 

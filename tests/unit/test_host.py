@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_host as host
 import pytest
 from _qemulab_host import HostError
 
-SLEEP = [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(60)"]
-
 
 def names(directory: Path) -> list[str]:
     """Return all names in a directory, hidden ones too."""
     return sorted(os.listdir(directory))
-
-
-@contextlib.contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until it has said its first line; end it behind the block."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 # Commands

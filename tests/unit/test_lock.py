@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_host as host
 import _qemulab_lock as lock
 import pytest
 from _qemulab_host import HostError
-
-SLEEP = [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(60)"]
-
-
-@contextlib.contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until it has said its first line; end it behind the block."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
-
+from commands import SLEEP
+from commands import running
 
 HOLD = """
 import sys

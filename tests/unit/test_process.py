@@ -13,13 +13,13 @@ from pathlib import Path
 import _qemulab_host as host
 import _qemulab_process as processes
 import pytest
-
-SLEEP = [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(60)"]
+from commands import SLEEP
+from commands import running
 
 
 def test_a_process_exists_until_it_ends_and_a_zombie_does_not() -> None:
     """A zombie has a PID, but runs no more."""
-    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE) as process:
+    with running(SLEEP) as process:
         assert processes.exists(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, unreaped
@@ -46,9 +46,7 @@ def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
 
 def test_a_signal_reaches_the_process_that_is_meant() -> None:
     """Known by a word of its command line."""
-    with subprocess.Popen([*SLEEP, "--conf-file=/a"], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running([*SLEEP, "--conf-file=/a"]) as process:
         assert processes.send(process.pid, signal.SIGTERM, "--conf-file=/a")
         assert process.wait(10) == -signal.SIGTERM
 
@@ -56,14 +54,9 @@ def test_a_signal_reaches_the_process_that_is_meant() -> None:
 @pytest.mark.parametrize("word", ["--conf-file=/b", "--conf-file=/", "/a", ""])
 def test_a_process_that_is_not_meant_gets_no_signal(word: str) -> None:
     """It has the number, but not the whole word."""
-    with subprocess.Popen([*SLEEP, "--conf-file=/a"], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            assert not processes.send(process.pid, signal.SIGKILL, word)
-            assert process.poll() is None
-        finally:
-            process.kill()
+    with running([*SLEEP, "--conf-file=/a"]) as process:
+        assert not processes.send(process.pid, signal.SIGKILL, word)
+        assert process.poll() is None
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1])
@@ -77,22 +70,17 @@ def test_a_process_is_found_by_a_word_of_its_own(word: str) -> None:
     """A whole word, of a process of that user; PID files are not asked."""
     command = [*SLEEP, "--conf-file=/find-me"]
     user = pwd.getpwuid(os.geteuid()).pw_name
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            found = [process.pid] if word == command[-1] else []
-            assert processes.find(word, user) == found
-            assert processes.find(word, "daemon") == []
-        finally:
-            process.kill()
+    with running(command) as process:
+        found = [process.pid] if word == command[-1] else []
+        assert processes.find(word, user) == found
+        assert processes.find(word, "daemon") == []
     assert processes.find(word, user) == []
     assert processes.find(word, "no-such-user") == []
 
 
 def test_a_process_that_is_watched_ends_once() -> None:
     """Also as a zombie; one that is not there has ended."""
-    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE) as process:
+    with running(SLEEP) as process:
         with processes.watched(process.pid) as ended:
             assert not ended()
             process.kill()
@@ -108,11 +96,7 @@ DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True
 
 def test_a_process_is_ended_softly_then_hard() -> None:
     """One that ignores SIGTERM as well; another one is left alone."""
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", DEAF, "--deaf"], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running([sys.executable, "-I", "-S", "-c", DEAF, "--deaf"]) as process:
         processes.end(process.pid, "--other", 0.1)
         assert process.poll() is None
         processes.end(process.pid, "--deaf", 0.1)

@@ -14,15 +14,15 @@ import harness
 import pytest
 from faultlab import DECLARED
 from faultlab import digest
+from faultlab import qemus
 from figures import Figures
 from labs import Lab
 
 
-@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+@pytest.fixture(scope="module", params=harness.HOSTS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give one lab for all faults: each leaves it whole."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path_factory.mktemp("faults")) as host:
+    with harness.HOSTS[request.param](tmp_path_factory.mktemp("faults")) as host:
         lab = Lab(host)
         lab.apply(declared=DECLARED)
         yield lab
@@ -37,6 +37,5 @@ def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     lab.apply(declared=DECLARED)
     figures.healed(time.monotonic() - begin, lab.host.supervisor)
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
-    running = [line for line in lab.host.processes() if line.startswith("/usr/bin/qemu-system")]
-    assert len(running) == 1
+    assert len(qemus(lab)) == 1
     assert digest(lab) == before

@@ -11,6 +11,7 @@ from typing import Any
 import harness
 import pytest
 from faultlab import DECLARED
+from faultlab import qemus
 from labs import Lab
 from labs import tiny
 
@@ -19,44 +20,17 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter", "setpriv"),
 ]
 
-#: A /dev without some of its nodes, over the host's own, which is this machine's.
-OTHER_DEV = r"""
-set -e
-new=/tmp/other-dev
-mkdir $new && mount -t tmpfs other-dev $new
-cd /dev
-for entry in * net/*; do
-    case " $1 " in *" $entry "*) continue ;; esac
-    if [ "$entry" = net ]; then mkdir $new/net
-    elif [ -L "$entry" ] || [ ! -d "$entry" ]; then cp -a "$entry" "$new/$entry"
-    else mkdir "$new/$entry"; mount --rbind "$entry" "$new/$entry"; fi
-done
-cd $new
-eval "$2"
-mount --rbind $new /dev
-"""
-
-
-@contextlib.contextmanager
-def devices(host: harness.Host, without: str, then: str = "") -> Iterator[None]:
-    """Let a host lack device nodes, or have others in their place, for a ``with`` block."""
-    host.run(["sh", "-c", OTHER_DEV, "other-dev", without, then])
-    try:
-        yield
-    finally:
-        host.run(["sh", "-c", "umount -l /dev; umount -l /tmp/other-dev; rmdir /tmp/other-dev"])
-
 
 @contextlib.contextmanager
 def hidden(host: harness.Host, *paths: str) -> Iterator[None]:
-    """Let a host lack files for a ``with`` block."""
+    """Let a host lack files for a ``with`` block, and whatever is there in their place."""
     words = " ".join(paths)
     host.run(["sh", "-c", f"for each in {words}; do [ ! -e $each ] || mv $each $each.hidden; done"])
     try:
         yield
     finally:
-        back = f"for each in {words}; do [ ! -e $each.hidden ] || mv $each.hidden $each; done"
-        host.run(["sh", "-c", back])
+        put_back = "rm -f $each; [ ! -e $each.hidden ] || mv $each.hidden $each"
+        host.run(["sh", "-c", f"for each in {words}; do {put_back}; done"])
 
 
 OLD_QEMU = r"""#!/bin/sh
@@ -73,8 +47,11 @@ def with_vm(**more: Any) -> dict[str, Any]:
 
 
 KVM = {
-    "absent": ("", "/dev/kvm does not exist"),
-    "closed": ("mknod -m 0600 kvm c 10 232", "the user that QEMU runs as may not open /dev/kvm"),
+    "absent": ("true", "/dev/kvm does not exist"),
+    "closed": (
+        "mknod -m 0600 /dev/kvm c 10 232",
+        "the user that QEMU runs as may not open /dev/kvm",
+    ),
 }
 """What there is of /dev/kvm, and what is said where a machine insists on it."""
 
@@ -83,7 +60,8 @@ def test_f28_a_machine_needs_no_kvm(lab: Lab) -> None:
     """It runs without; only one that insists on it is refused, before anything is made of it."""
     for node, said in KVM.values():
         lab.call("vm_stop", "a", "grace=0")
-        with devices(lab.host, "kvm", node):
+        with hidden(lab.host, "/dev/kvm"):
+            lab.host.run(["sh", "-c", node])
             state = lab.apply(declared=with_vm(accel="kvm"), test=True, check=False)["vm_running a"]
             assert state["result"] is False and said in state["comment"]
             states = lab.apply(declared=DECLARED)
@@ -95,7 +73,8 @@ def test_f28_a_machine_needs_no_kvm(lab: Lab) -> None:
 def test_f28_a_kvm_that_is_none_ends_in_an_error(lab: Lab) -> None:
     """It opens, and is no use: with ``accel: kvm`` that is told in QEMU's words."""
     lab.call("vm_stop", "a", "grace=0")
-    with devices(lab.host, "kvm", "mknod -m 0666 kvm c 1 3"):
+    with hidden(lab.host, "/dev/kvm"):
+        lab.host.run(["mknod", "-m", "0666", "/dev/kvm", "c", "1", "3"])
         state = lab.apply(declared=with_vm(accel="kvm"), check=False)["vm_running a"]
         assert state["result"] is False
         assert "a did not start" in state["comment"]
@@ -106,7 +85,7 @@ def test_f28_a_kvm_that_is_none_ends_in_an_error(lab: Lab) -> None:
 def test_f28_a_kvm_on_which_guests_hang_is_not_taken(lab: Lab) -> None:
     """This machine's own, whatever it is: the lab runs by what was found of it."""
     chosen = lab.call("version")["accelerator"]
-    (command,) = [each for each in lab.host.processes() if each.startswith("/usr/bin/qemu-system")]
+    (command,) = qemus(lab)
     assert f" -accel {chosen['name']}" in command
 
 
@@ -137,7 +116,7 @@ class TestF29:
         call = [str(harness.REPO / "salt-call"), "state.apply", "lab"]
         env = {"QEMULAB_PILLAR": str(pillar)}
         without = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
-        with devices(host, "net/tun"):
+        with hidden(host, "/dev/net/tun"):
             for dry in ([], ["test=True"]):
                 done = host.run([*call, *dry], check=False, env=env)
                 assert done.returncode != 0
@@ -189,9 +168,9 @@ class TestF30:
     def ends_whole(self) -> None:
         """There is no lab in the end."""
 
-    def test_f30_what_is_missing_has_its_package_named(self, namespace_host: harness.Host) -> None:
+    def test_f30_what_is_missing_has_its_package_named(self, host: harness.Host) -> None:
         """Programs, firmware and an ISO image; nothing of the machine or the network is there."""
-        lab = Lab(namespace_host)
+        lab = Lab(host)
         lab.host.salt_call("qemulab.lab_ensure")
         call = str(harness.REPO / "salt-call")
         declared = {
@@ -221,10 +200,9 @@ class TestF30:
         assert left.stdout == ""
 
     def test_f30_an_old_qemu_is_told_with_the_version_that_it_lacks(
-        self, namespace_host: harness.Host
+        self, host: harness.Host
     ) -> None:
         """It does not know our options; that is said in its words, and what to install."""
-        host = namespace_host
         lab = Lab(host)
         script = host.shared / "old-qemu"
         script.write_text(OLD_QEMU, encoding="utf-8")

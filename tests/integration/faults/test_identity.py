@@ -15,6 +15,7 @@ import harness
 import pytest
 from bystanders import bystanders
 from faultlab import DECLARED
+from faultlab import ON_SUPERVISORD
 from faultlab import end_all
 from faultlab import fresh
 from faultlab import kill
@@ -39,9 +40,6 @@ DEFINITIONS = [f"{STATE}/vms/a/vm.json", f"{STATE}/networks/vmlan/network.json"]
 DEFINITIONS += [f"{STATE}/lab.json"]
 SALT_START = 5.0
 """Seconds that Salt's own start may take on a busy host, in each measured time."""
-
-
-ON_SUPERVISORD = pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 
 
 def said(lab: Lab, *words: str) -> str:

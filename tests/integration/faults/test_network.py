@@ -15,6 +15,7 @@ from faultlab import DECLARED
 from faultlab import dns_answers
 from faultlab import healed
 from faultlab import hub_carries
+from faultlab import pids
 from figures import Figures
 from labs import Lab
 from labs import tiny
@@ -25,7 +26,6 @@ pytestmark = [
 ]
 
 GROUP = "230.0.0.1"
-SUPERVISORS = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
 
 
 def test_f23_a_lab_needs_no_interface_that_is_up(lab: Lab) -> None:
@@ -50,15 +50,6 @@ def stop_dnsmasq(lab: Lab) -> None:
     control = [f"{harness.REPO}/.venv/bin/python", "-m", "supervisor.supervisorctl"]
     server = "unix:///run/qemulab/lab/supervisord.sock"
     lab.host.run([*control, "-s", server, "stop", "dnsmasq-vmlan"])
-
-
-def programs(lab: Lab) -> dict[str, int]:
-    """Return the PIDs of the hub and of QEMU, as the host has them."""
-    lines = lab.host.run(["ps", "-e", "-ww", "-o", "pid=,args="]).stdout.splitlines()
-    found = {}
-    for what in ("/socat UDP4-DATAGRAM:", "/qemu-system-x86_64 -name "):
-        (found[what],) = [int(line.split()[0]) for line in lines if f"/usr/bin{what}" in line]
-    return found
 
 
 @contextlib.contextmanager
@@ -95,15 +86,16 @@ def test_a_server_that_has_the_port_is_named(
     lab: Lab, words: tuple[str, ...], port: int, said: str
 ) -> None:
     """At once, in a dry run as well; hub and machines run on, and the next apply heals it."""
-    before = programs(lab)
     stop_dnsmasq(lab)
+    before = pids(lab)
+    assert before.keys() == {"a", "hub vmlan"}
     with server(lab.host, *words, at=f"0.0.0.0:{port}"):
         for test in (True, False) if port == 67 else (False,):
             states = lab.apply(declared=DECLARED, test=test, check=False)
             assert states["network_present vmlan"]["result"] is False
             assert said in states["network_present vmlan"]["comment"]
             assert "keep to its own interfaces" in states["network_present vmlan"]["comment"]
-    assert programs(lab) == before
+    assert pids(lab) == before
 
 
 def test_f27_a_server_that_keeps_to_its_own_interface_is_in_nobodys_way(lab: Lab) -> None:
@@ -140,12 +132,12 @@ def test_f26_a_port_that_is_taken_is_named_before_anything_starts(lab: Lab) -> N
 # A host with an uplink, and somebody on the other end
 
 
-@pytest.fixture(scope="module", params=list(SUPERVISORS))
+@pytest.fixture(scope="module", params=harness.HOSTS)
 def beside(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
     """Give a lab on a host with a LAN: its machine has ports forwarded, and a screen."""
-    with SUPERVISORS[request.param](tmp_path_factory.mktemp("lan"), uplink=True) as host:
+    with harness.HOSTS[request.param](tmp_path_factory.mktemp("lan"), uplink=True) as host:
         yield Lab(host)
 
 
@@ -157,7 +149,6 @@ FORWARDED = {
             nics=[{"network": "vmlan"}, {"network": "user", "forwards": [{"host_port": 10022}]}],
             display="vnc",
             vnc_port=5907,
-            stop_grace=0,
         )
     },
 }
@@ -212,7 +203,8 @@ class TestWithALan:
             shown = ["ip", "maddress", "show", "dev", "uplink"]
             harness.wait_for(lambda: GROUP in beside.host.run(shown).stdout, 5, "the member")
             hub, qemu = received(beside)
-            figures.count("frames of a LAN host that the hub took", int(hub), 1)
+            on = beside.host.supervisor
+            figures.count("frames of a LAN host that the hub took", hub, 1, on)
             assert (hub, qemu) == (False, True)
             beside.call("vm_stop", "a")
             states = beside.apply(declared=FORWARDED)
@@ -239,10 +231,10 @@ def received(lab: Lab) -> tuple[bool, bool]:
     """
     Send a frame to the group from the LAN; return whether the hub and QEMU would read it.
 
-    Both are stopped for as long: what the kernel has taken for them then waits in their queues.
+    All is stopped for as long: what the kernel has taken for them then waits in their queues.
     """
-    pids = [str(pid) for pid in programs(lab).values()]
-    lab.host.run(["kill", "-STOP", *pids])
+    stopped = [str(pid) for pid in pids(lab).values()]
+    lab.host.run(["kill", "-STOP", *stopped])
     try:
         before = queued(lab)
         assert peer(lab, *send(lab, harness.GATEWAY)).returncode == 0
@@ -255,5 +247,5 @@ def received(lab: Lab) -> tuple[bool, bool]:
         own = queued(lab)
         assert own[0] > after[0] and own[1] > after[1]
     finally:
-        lab.host.run(["kill", "-CONT", *pids])
+        lab.host.run(["kill", "-CONT", *stopped])
     return after[0] > before[0], after[1] > before[1]

@@ -14,6 +14,7 @@ from faultlab import digest
 from faultlab import dns_answers
 from faultlab import hub_carries
 from faultlab import qemu_answers
+from faultlab import qemus
 from figures import Figures
 from labs import Lab
 from labs import tiny
@@ -23,7 +24,6 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter"),
 ]
 
-AUTOSTARTED = {"autostart": True, "stop_grace": 0}
 DECLARED = {
     "networks": {
         "vmlan": {
@@ -32,8 +32,8 @@ DECLARED = {
         }
     },
     "vms": {
-        "a": tiny(disks=[{"size": "1M"}], nics=[{"network": "vmlan"}], **AUTOSTARTED),
-        "b": tiny(nics=[{"network": "vmlan"}], stop_grace=0),
+        "a": tiny(disks=[{"size": "1M"}], nics=[{"network": "vmlan"}], autostart=True),
+        "b": tiny(nics=[{"network": "vmlan"}]),
     },
 }
 LEASES = "/var/lib/qemulab/lab/networks/vmlan/dhcp/leases"
@@ -66,11 +66,10 @@ def leases(lab: Lab) -> list[dict[str, str]]:
     return [{k: v for k, v in item.items() if k != "expires_in"} for item in lab.call("lease_list")]
 
 
-@pytest.mark.parametrize("supervisor", ["supervisord", "systemd"])
+@pytest.mark.parametrize("supervisor", harness.HOSTS)
 def test_f21_a_reboot(tmp_path: Path, figures: Figures, supervisor: str) -> None:
     """systemd starts what is to start with the host, once; the apply the rest; leases stay."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}[supervisor]
-    with make(tmp_path) as host:
+    with harness.HOSTS[supervisor](tmp_path) as host:
         lab = Lab(host)
         lab.apply(declared=DECLARED)
         lease(lab)
@@ -78,7 +77,7 @@ def test_f21_a_reboot(tmp_path: Path, figures: Figures, supervisor: str) -> None
         host.run(["bash", "-c", AT_BOOT])
         disk = host.save_disk()
     begin = time.monotonic()
-    with make(tmp_path, disk=disk) as host:
+    with harness.HOSTS[supervisor](tmp_path, disk=disk) as host:
         lab = Lab(host)
         if supervisor == "systemd":
             harness.wait_for(lambda: qemu_answers(lab) and hub_carries(lab), 10, "the machine")
@@ -94,7 +93,6 @@ def test_f21_a_reboot(tmp_path: Path, figures: Figures, supervisor: str) -> None
             figures.seconds("F21 reboot: the lab is up", time.monotonic() - begin, supervisor)
         assert lab.call("vm_list") == {"a": "running", "b": "running"}
         assert lab.changes(lab.apply(declared=DECLARED)) == {}
-        running = [each for each in host.processes() if each.startswith("/usr/bin/qemu-system")]
-        assert len(running) == 2
+        assert len(qemus(lab)) == 2
         assert LEASE in leases(lab)
         assert digest(lab) == before

@@ -32,13 +32,13 @@ DECLARED: dict[str, Any] = {
         "w": {**writer.DECLARED, "disks": [*writer.DECLARED["disks"], {"size": "1M"}]},
     },
 }
-UEFI = tiny(firmware="uefi", disks=[{"size": "1M"}], nics=[], stop_grace=0, on_change="restart")
+UEFI = tiny(firmware="uefi", disks=[{"size": "1M"}], nics=[], on_change="restart")
 
 
-@pytest.fixture(scope="module", params=["systemd"])
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=harness.HOSTS)
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give one lab with the machine running."""
-    with harness.systemd_host(tmp_path_factory.mktemp("snapshots")) as host:
+    with harness.HOSTS[request.param](tmp_path_factory.mktemp("snapshots")) as host:
         lab = Lab(host)
         lab.apply(declared=DECLARED)
         yield lab

@@ -12,6 +12,7 @@ from typing import Any
 import harness
 import pytest
 import writer
+from faultlab import qemus
 from figures import Figures
 from labs import Lab
 from labs import tiny
@@ -28,11 +29,10 @@ NO_ROOM = "No space left on device"
 WRITING: dict[str, Any] = {"networks": {}, "vms": {writer.NAME: writer.DECLARED}}
 
 
-@pytest.fixture(scope="module", params=["supervisord", "systemd"])
+@pytest.fixture(scope="module", params=harness.HOSTS)
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Give a host; each test declares what it needs and takes it away."""
-    make = {"supervisord": harness.namespace_host, "systemd": harness.systemd_host}
-    with make[request.param](tmp_path_factory.mktemp("storage")) as host:
+    with harness.HOSTS[request.param](tmp_path_factory.mktemp("storage")) as host:
         yield Lab(host)
 
 
@@ -46,11 +46,6 @@ def ends_whole(lab: Lab) -> Iterator[None]:
         lab.host.run(["umount", "-l", directory])
     lab.host.run(["rm", "-rf", VMS, TEMPLATES])
     assert not qemus(lab)
-
-
-def qemus(lab: Lab) -> list[str]:
-    """Return the command line of every QEMU that runs."""
-    return [line for line in lab.host.processes() if line.startswith("/usr/bin/qemu-system")]
 
 
 def mounts(lab: Lab) -> list[str]:
@@ -166,8 +161,15 @@ def pid_of_qemu(lab: Lab) -> str:
     return lab.host.run(["pgrep", "-f", "^/usr/bin/qemu-system"], check=False).stdout.strip()
 
 
-def survive_kills(lab: Lab, figures: Figures, rounds: int) -> None:
-    """Kill a writing QEMU again and again; its supervisor starts it, its guest boots anew."""
+@pytest.mark.parametrize("rounds", [2, pytest.param(100, marks=pytest.mark.full)])
+def test_f18_what_a_guest_has_synced_survives_the_kill_of_qemu(
+    lab: Lab, figures: Figures, rounds: int
+) -> None:
+    """
+    Every record that it was told is on its disk is there; the image is whole.
+
+    Again and again: the supervisor starts QEMU, the guest boots anew.
+    """
     lab.apply(declared=WRITING)
     for _ in range(rounds):
         acknowledged, missing, fine = one_round(lab, Console(lab))
@@ -179,24 +181,11 @@ def survive_kills(lab: Lab, figures: Figures, rounds: int) -> None:
     assert lab.changes(lab.apply(declared=WRITING)) == {}
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
-def test_f18_what_a_guest_has_synced_survives_the_kill_of_qemu(lab: Lab, figures: Figures) -> None:
-    """Every record that it was told is on its disk is there; the image is whole."""
-    survive_kills(lab, figures, 2)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
-def test_f18_in_a_hundred_rounds(lab: Lab, figures: Figures) -> None:
-    """The same, long."""
-    survive_kills(lab, figures, 100)
-
-
 def tiny_lab(**more: Any) -> dict[str, Any]:
     """Return the declaration of one machine, ``a``, that starts at once and has a small disk."""
     return {
         "networks": {},
-        "vms": {"a": tiny(disks=[{"size": "1M"}], nics=[], stop_grace=0, **more)},
+        "vms": {"a": tiny(disks=[{"size": "1M"}], nics=[], **more)},
     }
 
 
@@ -212,7 +201,6 @@ def files(lab: Lab, directory: str) -> str:
     return "\n".join(sorted(lab.host.run(["sh", "-c", find]).stdout.splitlines()))
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 @pytest.mark.parametrize("disk", [{"size": "1M"}, {"size": "2M", "backing": "/srv/base.qcow2"}])
 def test_f17_no_room_for_a_disk(lab: Lab, disk: dict[str, str]) -> None:
     """Neither a copy of an empty one nor what qemu-img makes is left half; then it goes through."""
@@ -231,14 +219,13 @@ def test_f17_no_room_for_a_disk(lab: Lab, disk: dict[str, str]) -> None:
     assert lab.changes(lab.apply(declared=declared)) == {}
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab) -> None:
     """The old files stay, byte by byte, and the old machine; nothing new is there half."""
     lab.apply(declared=tiny_lab())
     state = "/var/lib/qemulab/lab"
     changed = tiny_lab()
     changed["vms"]["a"]["stop_grace"] = 1
-    changed["vms"]["b"] = tiny(disks=[{"size": "3M"}], nics=[], stop_grace=0)
+    changed["vms"]["b"] = tiny(disks=[{"size": "3M"}], nics=[])
     lab.host.run(["cp", "-a", state, "/srv/lab"])
     lab.host.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", state])
     lab.host.run(["cp", "-a", "/srv/lab/.", state])
@@ -256,7 +243,6 @@ def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab) -> None:
     lab.call("vm_stop", "b")
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 def test_f17_no_room_for_logs(lab: Lab) -> None:
     """No machine stands still for what it cannot say: neither QEMU nor who watches it."""
     logs = "/var/log/qemulab"
@@ -289,7 +275,6 @@ IN_THE_WAY = {
 }
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 @pytest.mark.parametrize("what", [pytest.param(what, id=f"F33-{what}") for what in IN_THE_WAY])
 def test_what_is_in_a_disks_place_is_left_alone(lab: Lab, what: str) -> None:
     """Refused, by the dry run in the same words; not a byte of it changes."""
@@ -303,7 +288,6 @@ def test_what_is_in_a_disks_place_is_left_alone(lab: Lab, what: str) -> None:
     assert not qemus(lab)
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 def test_f33_a_machines_disk_is_nobodys_backing_image(lab: Lab) -> None:
     """It is written to: what lies over it would change under its reader."""
     declared = tiny_lab()
@@ -313,7 +297,6 @@ def test_f33_a_machines_disk_is_nobodys_backing_image(lab: Lab) -> None:
     assert "lab:vms:a:disks:0:backing" in comment and "declare a copy of it" in comment
 
 
-@pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
 def test_f6_images_that_a_killed_apply_left_are_cleared_away(lab: Lab) -> None:
     """Whether it had its name already or not; the disk that has it keeps every byte."""
     lab.apply(declared=tiny_lab())

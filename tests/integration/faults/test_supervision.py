@@ -8,6 +8,8 @@ import copy
 
 import pytest
 from faultlab import DECLARED
+from faultlab import ON_SUPERVISORD
+from faultlab import ON_SYSTEMD
 from faultlab import dns_answers
 from faultlab import fresh
 from faultlab import healed
@@ -23,8 +25,6 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter"),
 ]
 
-ON_SUPERVISORD = pytest.mark.parametrize("lab", ["supervisord"], indirect=True)
-ON_SYSTEMD = pytest.mark.parametrize("lab", ["systemd"], indirect=True)
 PENDING = {"supervised": {"old": False, "new": True, "effect": "restart"}}
 
 
