@@ -41,6 +41,8 @@ EFFECTS = {
 
 RESUMABLE = ("paused", "io-error")
 """QEMU's run states that ``cont`` ends. Source: QEMU's qapi/run-state.json, RunState"""
+DEAD = ("internal-error", "guest-panicked")
+"""Those that only a reset ends: what was in the guest's memory is lost already."""
 
 
 class Change(NamedTuple):
@@ -250,7 +252,10 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
     restarts = [change for change in found if change.effect == RESTART]
     others = [change for change in found if change.effect not in (RESTART, RECREATE)]
     pending: list[Change] = []
-    if restarts and declared.on_change != "restart":
+    dead = power == "running" and facts.status in DEAD
+    if dead:
+        restarts.append(Change("running", facts.status, True, RESTART))
+    elif restarts and declared.on_change != "restart":
         pending, restarts = restarts, []
     if power == "running" and not running:
         others.append(Change("running", False, True, CREATE if base is None else LIVE))

@@ -22,6 +22,7 @@ from _qemulab_look import ask
 from _qemulab_look import look
 from _qemulab_look import proven
 from _qemulab_look import refuse
+from _qemulab_plan import DEAD
 from _qemulab_qmp import QmpError
 from _qemulab_site import Site
 
@@ -29,6 +30,8 @@ START_TIMEOUT = 20.0
 QUIT_TIMEOUT = 3.0
 RESUME_WATCH = 0.5
 """Seconds within which a QEMU that was resumed stops again if what stopped it has not changed."""
+KVM_WATCH = 0.3
+"""Seconds within which QEMU finds out, with its guest's first steps, that KVM is no use."""
 PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 
@@ -67,6 +70,12 @@ def settled(site: Site, name: str) -> str:
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
     state = site.status("vm", name).state
     return state if state in OFF else ""
+
+
+def dead(site: Site, name: str) -> str:
+    """Return how a machine is whose guest nothing but a reset brings back, empty where it lives."""
+    state, _ = ask(site, name)
+    return state if state in DEAD else ""
 
 
 def begin(site: Site, vms: Mapping[str, Vm]) -> str:
@@ -115,11 +124,16 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
     Raises HostError if it does not run in time.
     """
     state = host.wait_for(lambda: settled(site, name), START_TIMEOUT, slowest=0.02)
+    kvm = site.accel(vm.accel) == "kvm"
+    if kvm and state == "running":
+        state = host.wait_for(lambda: dead(site, name), KVM_WATCH) or state
     if state != "running":
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
         settle(site, name, vm, hard=True)
         problem = f"{name} did not start: it is {state or 'not answering'}"
+        if kvm and state in DEAD:  # its log ends in the guest's registers
+            raise HostError(problem, hint="KVM is no use to it here: declare accel: tcg")
         raise HostError(problem, log or said, hint=probe.old_qemu())
     for index, nic in enumerate(vm.nics):
         if not nic.connected:

@@ -74,7 +74,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         keys = plan.keys()
         restart = before.started is not None and plan.has(planner.RESTART)
         if restart:
-            power.stop(site, name, declared.stop_grace)
+            power.stop(site, name, 0 if before.status in planner.DEAD else declared.stop_grace)
             before = facts(site, name)
         if before.started is not None:
             change_running(site, name, declared, before)

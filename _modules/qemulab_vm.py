@@ -250,7 +250,10 @@ def vm_power_off(name, lab=None, test=False):
 
 def vm_start(name, lab=None):
     """
-    Start a machine as it was last applied, and wait until it runs; one that is paused runs on.
+    Start a machine as it was last applied, and wait until it runs.
+
+    One that is paused, or was stopped as the host was full, runs on; one whose guest is dead
+    (``internal-error``, ``guest-panicked``) is powered off and on.
 
     name
         Name of the machine.
@@ -272,6 +275,9 @@ def vm_start(name, lab=None):
         defined = face.defined(site, name)
         with site.lock("vm", name):
             status, _ = looks.look(site, name, fresh=True)
+            if status in planner.DEAD:
+                powers.stop(site, name, 0)
+                status = "stopped"
             if status in looks.OFF:
                 powers.start(site, name, defined)
             elif status in planner.RESUMABLE:

@@ -51,8 +51,7 @@ NEW = VmFacts()
 UP = NetworkFacts(NET, "up", True, True, True, ("a",))
 IDLE = UP._replace(machines=())
 
-# Another value for each key. A key that is new has to be given one here, and an effect that is
-# true of it in its declaration.
+# Another value for each key; a new key needs one here, and its true effect in its declaration.
 OTHER_VM: dict[str, Any] = {
     "memory": 1024,
     "cpus": 1,
@@ -248,6 +247,14 @@ def test_a_machine_that_was_halted_goes_on_where_it_should_run(status: str) -> N
     plan = planner.plan_vm(RUNNING._replace(status=status), VM, "running")
     assert shown(plan.changes) == {"running": (status, True, LIVE)}
     assert planner.plan_vm(RUNNING._replace(status=status), VM, "present") == Plan()
+
+
+@pytest.mark.parametrize("status", ["internal-error", "guest-panicked"])
+def test_a_machine_whose_guest_is_dead_is_powered_off_and_on(status: str) -> None:
+    """With whatever else waits for a restart: nobody is left to disturb."""
+    plan = planner.plan_vm(RUNNING._replace(status=status), replace(VM, memory=1024), "running")
+    memory, running = (2048, 1024, RESTART), (status, True, RESTART)
+    assert (shown(plan.changes), plan.pending) == ({"memory": memory, "running": running}, ())
 
 
 def test_a_restart_is_done_only_where_it_was_asked_for() -> None:

@@ -5,6 +5,8 @@ What becomes of a lab on a host that lacks something: KVM, TUN, a capability, a 
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +89,27 @@ def test_f28_a_kvm_on_which_guests_hang_is_not_taken(lab: Lab) -> None:
     chosen = lab.call("version")["accelerator"]
     (command,) = qemus(lab)
     assert f" -accel {chosen['name']}" in command
+
+
+def test_f28_whatever_kvm_is_here_a_machine_that_insists_on_it_hangs_nobody(lab: Lab) -> None:
+    """It runs, or the apply ends in an error that names the way out; it can be stopped."""
+    lab.call("vm_stop", "a", "grace=0")
+    lab.host.run(["sh", "-c", "[ ! -e /dev/kvm ] || chmod 666 /dev/kvm"])
+    for firmware in ("bios", "uefi"):
+        declared = with_vm(accel="kvm", firmware=firmware)
+        begin = time.monotonic()
+        state = lab.apply(declared=declared, check=False)["vm_running a"]
+        assert time.monotonic() - begin < 10
+        status = lab.call("vm_list")["a"]
+        if state["result"]:
+            assert status == "running"
+        else:
+            assert status == "stopped"
+            assert re.search("accel: kvm is not possible|accel: tcg", state["comment"])
+        begin = time.monotonic()
+        lab.call("vm_stop", "a", "grace=1")
+        assert time.monotonic() - begin < 10
+        assert qemus(lab) == []
 
 
 def nothing_is_made(lab: Lab) -> None:
