@@ -10,9 +10,11 @@ import hashlib
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,8 @@ from _qemulab_site import Site
 QCOW2_MAGIC = b"QFI\xfb"
 UNFINISHED = ".new"
 """How the name of an image ends that has not its own yet."""
+AT_ONCE = 16
+"""Images that are made at once, at the most."""
 
 
 def image_size(path: Path) -> int | None:
@@ -111,24 +115,26 @@ def publish(temporary: Path, path: Path) -> None:
     host.sync_directory(path.parent)
 
 
-def copy(source: Path, temporary: Path, path: Path) -> None:
-    """Copy a template to the temporary name of what is to be an image."""
-    try:
-        with open(source, "rb") as old, open(temporary, "xb") as new:
-            shutil.copyfileobj(old, new)
-    except OSError as err:
-        raise HostError(f"{path} could not be made: {err.strerror}") from err
+def copy(source: Path, path: Path) -> None:
+    """Make an image as a copy of a template, under a temporary name, then give it its own."""
+    with unfinished(path) as temporary:
+        try:
+            with open(source, "rb") as old, open(temporary, "xb") as new:
+                shutil.copyfileobj(old, new)
+        except OSError as err:
+            raise HostError(f"{path} could not be made: {err.strerror}") from err
+        publish(temporary, path)
 
 
 def make_disk(site: Site, path: Path, disk: Disk) -> None:
-    """Make a disk's image under a temporary name, then give it its own."""
+    """Make a disk's image: empty, or over a backing image."""
+    if not disk.backing:
+        copy(blank(site, disk).path, path)
+        return
     with unfinished(path) as temporary:
-        if disk.backing:
-            # The format is given, not probed: whoever wrote the image could otherwise choose it.
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.backing]
-            qemu_img([*command, str(temporary), disk.size])
-        else:
-            copy(blank(site, disk).path, temporary, path)
+        # The format is given, not probed: whoever wrote the image could otherwise choose it.
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.backing]
+        qemu_img([*command, str(temporary), disk.size])
         publish(temporary, path)
 
 
@@ -208,18 +214,25 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
-    """Make the disks and variables that machines lack, let others grow; the machines are off."""
+    """
+    Make the disks and variables that machines lack, let others grow; the machines are off.
+
+    Several at once, since most of it is waiting for the host's disk: what is synced together costs
+    little more than one.
+    """
     make_templates(site, vms)
+    work: list[Callable[[], None]] = []
     for name, vm in vms.items():
         host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
         remove_unfinished(site.layout.disks(name))
         for disk in vm.disks:
-            make_or_grow(site, site.layout.disk(name, disk.name), disk)
+            work.append(partial(make_or_grow, site, site.layout.disk(name, disk.name), disk))
         own = site.layout.uefi_variables(name)
         if vm.firmware == "uefi" and image_size(own) is None:
-            with unfinished(own) as temporary:
-                copy(variables(site, vm.machine).path, temporary, own)
-                publish(temporary, own)
+            work.append(partial(copy, variables(site, vm.machine).path, own))
+    if work:
+        with ThreadPoolExecutor(min(len(work), AT_ONCE)) as pool:
+            list(pool.map(lambda each: each(), work))
 
 
 def make_or_grow(site: Site, path: Path, disk: Disk) -> None:

@@ -92,11 +92,12 @@ def test_what_is_unfinished_goes(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".profile", "mine.new"]
 
 
-def test_a_copy_never_replaces_or_follows(tmp_path: Path) -> None:
-    """The directory is another user's: what it puts in the way is not written through."""
+def test_a_copy_never_replaces_or_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is another user's: nothing it puts in the way is written through."""
     (tmp_path / "template").write_bytes(b"new")
     (tmp_path / "precious").write_bytes(b"old")
-    (tmp_path / "temporary").symlink_to(tmp_path / "precious")
+    (tmp_path / ".hda.new").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(disks.host, "remove", lambda path: None)
     with pytest.raises(HostError, match="hda could not be made: File exists"):
-        disks.copy(tmp_path / "template", tmp_path / "temporary", tmp_path / "hda")
+        disks.copy(tmp_path / "template", tmp_path / "hda")
     assert (tmp_path / "precious").read_bytes() == b"old"

@@ -48,13 +48,13 @@ def test_killed_processes_come_back(
             # It gives a machine up that ends five times a minute.
             lab.host.run(["systemctl", "reset-failed"])
         harness.wait_for(lambda: all(answers(lab) for answers in ANSWERS.values()), 10, "the lab")
-        before = lab.pids()
+        before = pids(lab)
         for name in names:
             kill(lab, before[name])
         gone = {name: before[name] for name in names}
         seconds = healed(lambda gone=gone: all(fresh(lab, *each) for each in gone.items()), what)
         figures.seconds(f"recovery after kill -9: {what}", seconds, lab.host.supervisor)
-        after = lab.pids()
+        after = pids(lab)
         assert {name for name in before if after[name] != before[name]} == set(names)
 
 
