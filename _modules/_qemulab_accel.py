@@ -14,6 +14,34 @@ from typing import NamedTuple
 WANTED = ("auto", "kvm", "tcg")
 
 
+FIRST_STEPS_DONE = 33
+"""How QEMU ends whose guest was ``first_steps``: 2 n + 1 for the n written to isa-debug-exit."""
+
+
+def first_steps() -> bytes:
+    """
+    Return a firmware that switches the processor to its 32-bit mode and ends QEMU by that.
+
+    It is the whole guest: 64 KB below 4 GB, where a processor begins. On a host whose KVM is no use
+    guests hang, or fail, at this switch. Source: Intel's manual, volume 3, 10.9.1; QEMU's
+    hw/misc/debugexit.c
+    """
+    code = {
+        0xFFF0: "e9 0d ff",  # jmp 0xff00
+        # cli; lgdt cs:[0xff40]; mov eax, cr0; or al, 1; mov cr0, eax; jmp 8:0xffffff20
+        0xFF00: "fa 2e 66 0f 01 16 40 ff 0f 20 c0 0c 01 0f 22 c0 66 ea 20 ff ff ff 08 00",
+        # mov ax, 16; mov ds, ax; mov al, 16; out 0xf4, al
+        0xFF20: "66 b8 10 00 8e d8 b0 10 e6 f4",
+        0xFF40: "17 00 50 ff ff ff",  # three descriptors: none, code, data
+        0xFF50: "00 00 00 00 00 00 00 00 ff ff 00 00 00 9a cf 00 ff ff 00 00 00 92 cf 00",
+    }
+    rom = bytearray(b"\xf4" * 0x10000)  # hlt
+    for place, text in code.items():
+        part = bytes.fromhex(text)
+        rom[place : place + len(part)] = part
+    return bytes(rom)
+
+
 class Accel(NamedTuple):
     """
     An accelerator and why it was taken.

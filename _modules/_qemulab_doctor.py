@@ -7,6 +7,7 @@ that is about to start something makes the cheap ones, by ``before_start``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -142,13 +143,24 @@ def supervisor(lab: Lab, site: Site) -> Iterator[Finding]:
 
 
 def accelerator(lab: Lab, site: Site) -> Iterator[Finding]:
-    """Look whether the CPU's virtualization is there and works."""
+    """Look whether the CPU's virtualization is there."""
     for wanted in sorted({vm.accel for vm in lab.vms.values()}):
         chosen = probe.accel(wanted)
         slow = chosen.name == "tcg" and wanted == "auto"
         do = "machines run, some ten times slower than with KVM" if slow else ""
         says = f"{chosen.name}, {chosen.reason}"
         yield Finding(WARN if slow else OK, "accelerator", says, do)
+
+
+def virtualization(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Try whether guests run on KVM, where a machine is to have it."""
+    with contextlib.suppress(HostError):  # has been told of the accelerator, or the packages
+        if any(probe.accel(vm.accel).name == "kvm" for vm in lab.vms.values()):
+            problem = probe.guest_problem("kvm")
+            if problem:
+                yield Finding(FAIL, "KVM", problem, "declare accel: tcg")
+            else:
+                yield Finding(OK, "KVM", "guests run on it")
 
 
 def tun(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -280,6 +292,7 @@ CHECKS: tuple[Check, ...] = (
     packages,
     supervisor,
     accelerator,
+    virtualization,
     tun,
     multicast,
     memory,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,9 @@ OLDEST_QEMU = (7, 2)
 
 CAP_NET_ADMIN = 12
 """Bit of the capability that makes interfaces. Source: capability.h"""
+
+FIRST_STEPS_TIMEOUT = 3.0
+"""Seconds after which a guest that is two dozen instructions long hangs."""
 
 INSTALLERS = {
     "debian": "apt-get install",
@@ -163,6 +167,28 @@ def accel(wanted: str) -> Accel:
         )
     except ValueError as err:
         raise HostError(str(err)) from err
+
+
+def guest_problem(accel: str) -> str:
+    """
+    Return in words why no guest runs on an accelerator, empty where one does: it is tried.
+
+    accel
+        ``kvm`` or ``tcg``. Takes 0.2 s, and ``FIRST_STEPS_TIMEOUT`` where guests hang.
+    """
+    with tempfile.NamedTemporaryFile(prefix="qemulab-", suffix=".rom") as rom:
+        rom.write(_qemulab_accel.first_steps())
+        rom.flush()
+        argv = [binary("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none"]
+        argv += ["-accel", accel, "-machine", "pc", "-m", "16", "-bios", rom.name]
+        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+        try:
+            done = host.run(argv, check=False, timeout=FIRST_STEPS_TIMEOUT)
+        except HostError:
+            return "guests hang"
+    if done.status == _qemulab_accel.FIRST_STEPS_DONE:
+        return ""
+    return (done.stderr.strip().splitlines() or ["no guest runs"])[0]
 
 
 def accessible(path: str, wanted: int) -> bool:
