@@ -120,6 +120,13 @@ def supervisord_pid(lab: Lab) -> int:
     return int(found.split()[0])
 
 
+def supervisorctl(lab: Lab, *words: str) -> str:
+    """Ask the lab's supervisord, as a person would; return what it says."""
+    control = [f"{harness.REPO}/.venv/bin/python", "-m", "supervisor.supervisorctl"]
+    server = ["-s", "unix:///run/qemulab/lab/supervisord.sock"]
+    return lab.host.run([*control, *server, *words], check=False).stdout
+
+
 def end_all(lab: Lab) -> list[int]:
     """End all that runs of the lab so that nobody starts it again; return the PIDs it had."""
     ended = list(pids(lab).values())

@@ -16,6 +16,7 @@ from faultlab import dns_answers
 from faultlab import healed
 from faultlab import hub_carries
 from faultlab import pids
+from faultlab import supervisorctl
 from figures import Figures
 from labs import Lab
 from labs import tiny
@@ -47,9 +48,7 @@ def stop_dnsmasq(lab: Lab) -> None:
     if lab.host.supervisor == "systemd":
         lab.host.run(["systemctl", "stop", "qemulab-dnsmasq@lab:vmlan"])
         return
-    control = [f"{harness.REPO}/.venv/bin/python", "-m", "supervisor.supervisorctl"]
-    server = "unix:///run/qemulab/lab/supervisord.sock"
-    lab.host.run([*control, "-s", server, "stop", "dnsmasq-vmlan"])
+    assert "stopped" in supervisorctl(lab, "stop", "dnsmasq-vmlan")
 
 
 @contextlib.contextmanager
