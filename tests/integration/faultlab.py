@@ -127,6 +127,15 @@ def supervisorctl(lab: Lab, *words: str) -> str:
     return lab.host.run([*control, *server, *words], check=False).stdout
 
 
+def forgive(lab: Lab) -> None:
+    """Have the supervisor forget earlier failures: it waits longer after each, then gives up."""
+    if lab.host.supervisor == "systemd":
+        lab.host.run(["systemctl", "reset-failed"])
+        return
+    # It believes in a start that has lasted for a second.
+    harness.wait_for(lambda: "STARTING" not in supervisorctl(lab, "status"), 10, "supervisord")
+
+
 def end_all(lab: Lab) -> list[int]:
     """End all that runs of the lab so that nobody starts it again; return the PIDs it had."""
     ended = list(pids(lab).values())

@@ -13,15 +13,14 @@ import harness
 import pytest
 from faultlab import ANSWERS
 from faultlab import DECLARED
-from faultlab import PROCESSES
 from faultlab import dns_answers
+from faultlab import forgive
 from faultlab import fresh
 from faultlab import healed
 from faultlab import hub_carries
 from faultlab import kill
 from faultlab import pids
 from faultlab import qemu_answers
-from faultlab import supervisorctl
 from figures import Figures
 from labs import Lab
 
@@ -29,16 +28,6 @@ pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "unshare", "nsenter"),
 ]
-
-
-def may_fail_anew(lab: Lab) -> None:
-    """Have the supervisor forget earlier failures: after each, it waits longer."""
-    if lab.host.supervisor == "systemd":
-        lab.host.run(["systemctl", "reset-failed"])
-        return
-    harness.wait_for(
-        lambda: supervisorctl(lab, "status").count("RUNNING") == len(PROCESSES), 10, "supervisord"
-    )
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.full)])
@@ -56,7 +45,7 @@ def test_killed_processes_come_back(
 ) -> None:
     """By their supervisor, which touches no other; the TAP stays where it is."""
     for _ in range(rounds):
-        may_fail_anew(lab)
+        forgive(lab)
         harness.wait_for(lambda: all(answers(lab) for answers in ANSWERS.values()), 10, "the lab")
         before = pids(lab)
         for name in names:

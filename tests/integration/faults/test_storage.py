@@ -12,6 +12,7 @@ from typing import Any
 import harness
 import pytest
 import writer
+from faultlab import forgive
 from faultlab import qemus
 from figures import Figures
 from labs import Lab
@@ -172,6 +173,7 @@ def test_f18_what_a_guest_has_synced_survives_the_kill_of_qemu(
     """
     lab.apply(declared=WRITING)
     for _ in range(rounds):
+        forgive(lab)
         acknowledged, missing, fine = one_round(lab, Console(lab))
         on = lab.host.supervisor
         figures.count("acknowledged bytes lost in kill -9 during writes", missing, acknowledged, on)
