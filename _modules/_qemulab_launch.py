@@ -153,12 +153,20 @@ def powerdown_script(site: Site, name: str, vm: Vm) -> str:
     return script(f"Presses the power button of {name} and waits.", lines)
 
 
+def images(site: Site, name: str, vm: Vm) -> list[Path]:
+    """Return the images that are a machine's own."""
+    own = [site.layout.disk(name, disk.name) for disk in vm.disks]
+    return own + ([site.layout.uefi_variables(name)] if vm.firmware == "uefi" else [])
+
+
 def scripts(site: Site, name: str, vm: Vm) -> list[File]:
     """Return what a supervisor runs for a machine; each start writes it anew."""
     directory = site.layout.vm(name)
     texts = {
         directory / "prepare": prepare_script(site, name, vm),
         directory / "powerdown": powerdown_script(site, name, vm),
-        site.layout.launch(name): machine.launch_script(name, argv(site, name, vm)),
+        site.layout.launch(name): machine.launch_script(
+            name, argv(site, name, vm), images(site, name, vm), site.layout.in_use(name)
+        ),
     }
     return [File(path, text, mode=0o755, durable=False) for path, text in texts.items()]

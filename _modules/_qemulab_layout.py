@@ -144,6 +144,10 @@ class Layout(NamedTuple):
         """The script that becomes QEMU."""
         return self.vm(name) / "launch"
 
+    def in_use(self, name: str) -> Path:
+        """The file that is there from a machine's start to its end in good order."""
+        return self.disks(name) / ".in-use"
+
     def disks(self, name: str) -> Path:
         """A machine's disks and its UEFI variables; belongs to the user ``qemulab``."""
         return self.vm(name) / "disks"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -286,7 +287,29 @@ def screen(vm: Vm, around: Surroundings) -> list[str]:
     # fmt: on
 
 
-def launch_script(name: str, command: list[str]) -> str:
-    """Return the script that becomes QEMU: what a supervisor runs, a person can run."""
+def launch_script(
+    name: str, command: list[str], images: Sequence[Path] = (), in_use: Path | None = None
+) -> str:
+    """
+    Return the script that becomes QEMU: what a supervisor runs, a person can run.
+
+    images
+        The machine's own disks and variables. Where QEMU was killed, clusters may be left in them
+        that belong to nothing; they are freed before it runs again. Default: none.
+
+    in_use
+        The file that says so: made by a start, removed after an end in good order.
+    """
     lines = [f"# {name}: started by its supervisor, as the user qemulab."]
+    if images and in_use is not None:
+        mark = shlex.quote(str(in_use))
+        lines += [
+            f"if [ -e {mark} ]; then",
+            f"    for image in {shlex.join(str(path) for path in images)}; do",
+            '        qemu-img check -q -f qcow2 -r leaks "$image" || :',
+            "    done",
+            "else",
+            f"    : > {mark}",
+            "fi",
+        ]
     return "\n".join(["#!/bin/sh", *lines, f"exec {shlex.join(command)}"]) + "\n"

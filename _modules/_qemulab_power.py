@@ -256,6 +256,8 @@ def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> Non
     site.supervisor.stop("vm", name, hard=hard)
     site.forget()
     host.remove(site.layout.vm_runtime(name))
+    if not hard:
+        host.remove(site.layout.in_use(name))
     if defined is not None:
         site.store_vm(name, defined, None)
 

@@ -349,6 +349,25 @@ def test_no_text_from_the_pillar_adds_a_word_or_an_option(name: str, text: str) 
         assert "," not in values(command, option)[0]
 
 
+def test_the_launch_script_frees_what_a_killed_qemu_has_left(tmp_path: Path) -> None:
+    """Only where the last start has not ended in good order; and QEMU runs whatever comes of it."""
+    tool = tmp_path / "qemu-img"
+    tool.write_text('#!/bin/sh\necho "$*"; exit 1\n', encoding="utf-8")
+    tool.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    mark = tmp_path / "in use"
+    images = [tmp_path / "a b.qcow2", tmp_path / "c.qcow2"]
+    script = machine.launch_script("master", ["echo", "runs"], images, mark)
+    said = [
+        subprocess.run(
+            ["/bin/sh"], input=script, capture_output=True, text=True, check=True, env=path
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]
+    checks = [f"check -q -f qcow2 -r leaks {image}" for image in images]
+    assert said == [["runs"], [*checks, "runs"]]
+
+
 def test_the_launch_script_hands_over_every_word_as_it_is() -> None:
     """Read by a real shell: what a supervisor runs, a person can run."""
     words = ["a b", "'", '"', "$HOME", "`id`", "\\", "a\nb", "", "*", "{,}", "#", "é"]

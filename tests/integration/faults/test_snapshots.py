@@ -135,7 +135,7 @@ def test_f34_qemu_killed_while_it_saves(lab: Lab) -> None:
     before = lab.host.run(["sha256sum", SECOND]).stdout
     save = lab.host.spawn([str(harness.REPO / "salt-call"), "qemulab.vm_snapshot_save", "w", "cut"])
     written = "read -r _ _ _ bytes _ <<< $(tr '\\n' ' ' < /proc/$1/io)"
-    wait = f"{written}; begin=$bytes; until (( bytes > begin + 1000000 )); do {written}; done"
+    wait = f"{written}; begin=$bytes; until (( bytes > begin + 4000000 )); do {written}; done"
     lab.host.run(["bash", "-c", f"{wait}; kill -9 $1", "kill", pid(lab, "w")], timeout=30)
     _, errors = save.communicate(timeout=60)
     assert save.returncode != 0 and "Traceback" not in errors
