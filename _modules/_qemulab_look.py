@@ -112,6 +112,7 @@ def mismatch(name: str, status: str, pid: int) -> HostError:
         "unknown": ("its process, its socket and its UUID do not agree", "end it yourself"),
         "unmanaged": ("it runs without its supervisor", f"salt-call qemulab.vm_restart {name}"),
         "unresponsive": ("it does not answer; another client may hold it", "qemulab.vm_stop"),
+        "starting": ("it does not answer yet", "try again in a moment"),
     }
     reason, hint = reasons.get(status, ("it cannot be started as it is", "qemulab.vm_stop"))
     return HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)

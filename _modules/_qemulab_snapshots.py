@@ -205,7 +205,7 @@ def job(qmp: Qmp, command: str, arguments: dict[str, Any]) -> None:
     for left in qmp.execute("query-jobs", timeout=JOB_TIMEOUT):
         if left["id"] == JOB:  # of a caller that was killed
             qmp.execute("job-dismiss", {"id": JOB})
-    qmp.execute(command, {"job-id": JOB, **arguments})
+    qmp.execute(command, {"job-id": JOB, **arguments}, timeout=JOB_TIMEOUT)
 
     def concluded() -> Any:
         jobs = qmp.execute("query-jobs", timeout=JOB_TIMEOUT)

@@ -130,8 +130,25 @@ def test_f34_a_running_machine_goes_back_and_a_wrong_tag_leaves_it(lab: Lab) -> 
     assert fails(lab, "vm_snapshot_delete", "w", "first") == "w has no snapshot first; it has none"
 
 
+def slow_disk(lab: Lab) -> None:
+    """
+    Have a restart of QEMU and from then on 8 MB written a second at most, until the machine is
+    started anew: saving its memory takes seconds.
+    """
+    limits = '{"qom-type":"throttle-group","id":"slow","limits":{"bps-write":8000000}}'
+    file = f'{{"driver":"file","filename":"{writer.IMAGE}"}}'
+    throttle = f'{{"driver":"throttle","throttle-group":"slow","file":{file}}}'
+    edits = f"s|{file}|{throttle}|; s| -name | -object '{limits}' -name |"
+    lab.host.run(["sed", "-i", edits, f"{VMS}/w/launch"])
+    was = pid(lab, "w")
+    kill(lab, int(was))
+    harness.wait_for(lambda: pid(lab, "w") not in ("", was), 10, "the machine")
+    Console(lab).close()  # its guest has booted
+
+
 def test_f34_qemu_killed_while_it_saves(lab: Lab) -> None:
     """It is said in one line, the supervisor has the machine back, and no snapshot is left."""
+    slow_disk(lab)
     before = lab.host.run(["sha256sum", SECOND]).stdout
     save = lab.host.spawn([str(harness.REPO / "salt-call"), "qemulab.vm_snapshot_save", "w", "cut"])
     written = "read -r _ _ _ bytes _ <<< $(tr '\\n' ' ' < /proc/$1/io)"
@@ -143,8 +160,11 @@ def test_f34_qemu_killed_while_it_saves(lab: Lab) -> None:
     assert tags(lab, writer.IMAGE) == tags(lab, SECOND) == set()
     assert lab.host.run(["sha256sum", SECOND]).stdout == before
     harness.wait_for(lambda: lab.call("vm_list") == {"w": "running"}, 10, "the machine")
+    Console(lab).close()
     lab.call("vm_snapshot_save", "w", "cut")
+    assert tags(lab, writer.IMAGE) == tags(lab, SECOND) == {"cut"}
     lab.call("vm_snapshot_delete", "w", "cut")
+    lab.call("vm_restart", "w")
 
 
 def test_f34_raw_variables_refuse_a_snapshot(lab: Lab, uefi: dict[str, Any]) -> None:
