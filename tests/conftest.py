@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 class ByHost(LoadScopeScheduling):
     """
-    What each of several processes gets (``-n 2``): the tests of a file that share a host.
+    What each of several processes gets (``-n 3``): the tests of a file that share a host.
 
     pytest-xdist's own ``--dist loadgroup`` would have them stay together by a marker, but does not
     with pytest 9.2, which has another idea of a test's name.
