@@ -116,6 +116,23 @@ def need_root() -> None:
         raise HostError("only root can change a lab", hint="run it with sudo, or by a root minion")
 
 
+def outcome(site: Site, plan: Plan) -> dict[str, Any]:
+    """
+    Return a plan as states report it.
+
+    That is ``changes``, ``pending`` and ``refused`` (each by key with old, new and effect),
+    ``notes``, ``machines`` and ``lab``.
+    """
+    return {
+        "changes": planner.words(plan.changes),
+        "pending": planner.words(plan.pending),
+        "refused": planner.words(plan.refused),
+        "notes": list(plan.notes),
+        "machines": list(plan.machines),
+        "lab": site.lab,
+    }
+
+
 def converge(
     site: Site, look: Callable[[], Plan], act: Callable[[Plan], None], test: bool
 ) -> dict[str, Any]:
@@ -134,24 +151,15 @@ def converge(
     test
         Only look.
 
-    Returns ``changes``, ``pending`` and ``refused`` (each by key with old, new and effect),
-    ``notes``, ``machines`` and ``lab``. Raises HostError where something is left after acting.
+    Returns what ``outcome`` does. Raises HostError where something is left after acting.
     """
     plan = look()
-    outcome = {
-        "changes": planner.words(plan.changes),
-        "pending": planner.words(plan.pending),
-        "refused": planner.words(plan.refused),
-        "notes": list(plan.notes),
-        "machines": list(plan.machines),
-        "lab": site.lab,
-    }
     if test or plan.refused or not plan.changes:
-        return outcome
+        return outcome(site, plan)
     need_root()
     act(plan)
     left = look()
     if left.changes:
         keys = ", ".join(change.key for change in left.changes)
         raise HostError(f"this did not take effect: {keys}")
-    return outcome
+    return outcome(site, plan)

@@ -9,6 +9,8 @@ import ipaddress
 import shlex
 import signal
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
@@ -17,16 +19,34 @@ import _qemulab_hub as hub
 import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_process as process
+import _qemulab_vm as machines
 from _qemulab_dnsmasq import Files
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
 from _qemulab_look import runs
 from _qemulab_plan import NetworkFacts
 from _qemulab_plan import Plan
+from _qemulab_site import Begun
 from _qemulab_site import Site
 from _qemulab_units import Unit
+
+
+class Row(NamedTuple):
+    """
+    What may be begun together with a network that comes up: reservations and machines, by name.
+
+    Each has a state of its own, which reports it.
+    """
+
+    reservations: Mapping[str, Reservation] = {}
+    vms: Mapping[str, Vm] = {}
+
+
+ALONE = Row()
+
 
 READY_TIMEOUT = 10.0
 RELEASE_TIMEOUT = 3.0
@@ -232,9 +252,12 @@ def settled(site: Site, name: str, declared: Network) -> NetworkFacts:
     return found
 
 
-def apply(site: Site, name: str, declared: Network) -> Plan:
+def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
     """
     Make a network as declared, and return what that took. Raises HostError where the host refuses.
+
+    row
+        What is begun with it where none of its processes runs. Default: nothing.
     """
     with site.lock("network", name):
         before = settled(site, name, declared)
@@ -247,6 +270,9 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
             probe.binary(program)
         keys = plan.keys()
         network = effective(before.defined, declared, plan)
+        if before.hub or before.dnsmasq:
+            row = ALONE
+        network = with_row(site, name, network, row)
         if before.defined is not None and before.orphans:
             end_orphans(site, name, before.defined)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
@@ -262,12 +288,50 @@ def apply(site: Site, name: str, declared: Network) -> Plan:
         restarts = before.defined is not None and keys - quiet - reread
         if restarts and site.status("dnsmasq", name, fresh=True).alive:
             site.supervisor.stop("dnsmasq", name)
-        site.supervisor.start(units(site, name, network))
-        site.forget()
-        wait_until_ready(site, name, network)
+        try:
+            start(site, name, network, row.vms)
+            wait_until_ready(site, name, network)
+        except HostError:
+            machines.abandon(site)
+            raise
         if reread and not keys - quiet - reread:
             reread_names(site, name)
     return plan
+
+
+def with_row(site: Site, name: str, network: Network, row: Row) -> Network:
+    """
+    Return a network with the reservations of a row, and keep each one's plan for its own state.
+
+    Where addresses are leased already, one may have to be released: that is left to their states.
+    """
+    if leases(site, name):
+        return network
+    for host_name, item in row.reservations.items():
+        plan = planner.plan_reservation(network.reservations.get(host_name), item)
+        site.begun[f"reservation {name}", host_name] = Begun(plan)
+        network = with_reservation(network, host_name, item)
+    return network
+
+
+def start(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> None:
+    """
+    Start a network's processes, and with them the machines that are off.
+
+    Raises HostError where one of the network's own did not start; of machines, their states tell.
+    """
+    own = units(site, name, network)
+    off = {vm: declared for vm, declared in vms.items() if not site.status("vm", vm).alive}
+    with machines.prepared(site, off) as (others, plans):
+        site.begun.update({("vm", vm): Begun(plan) for vm, plan in plans.items()})
+        try:
+            site.supervisor.start([*own, *others])
+        except HostError as err:
+            if not all(site.status(kind, name, fresh=True).alive for kind in PROCESSES):
+                raise
+            said = str(err)
+            site.begun.update({("vm", vm): Begun(plan, said) for vm, plan in plans.items()})
+    site.forget()
 
 
 def reread_names(site: Site, name: str) -> None:

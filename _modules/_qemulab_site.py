@@ -63,10 +63,13 @@ def _machine(stored: dict[str, Any]) -> tuple[Vm, Vm | None]:
 
 
 class Begun(NamedTuple):
-    """A machine on its way up: the plan that its state reports, what the supervisor said of it."""
+    """
+    What was begun together with something else: the plan that its own state reports, and what the
+    supervisor complained of.
+    """
 
     plan: Plan
-    said: str
+    said: str = ""
 
 
 class Site:
@@ -90,8 +93,8 @@ class Site:
         self.supervisor = supervisor_for(self.layout)
         self._answers: dict[str, tuple[float, Any]] = {}
         self._files: dict[Path, tuple[Any, Any]] = {}
-        self.begun: dict[str, Begun] = {}
-        """Machines that were started together with another one, until they are waited for."""
+        self.begun: dict[tuple[str, str], Begun] = {}
+        """What was begun with something else, until its own state asks: by kind and name."""
 
     # what is
 

@@ -7,6 +7,7 @@ names, positions and addresses. Pure: neither Salt nor the host is asked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import uuid
@@ -221,6 +222,17 @@ def vm_from(name: str, declaration: Any, lab: str, networks: Mapping[str, Networ
         run it may come before the machine does.
     """
     return _single("vms", name, declaration, lab, networks).vms[name]
+
+
+def readable_vms(
+    declarations: Mapping[str, Any], lab: str, networks: Mapping[str, Network]
+) -> dict[str, Vm]:
+    """Return machines' declarations read; a faulty one is left to the call that it is meant for."""
+    found = {}
+    for name, declaration in declarations.items():
+        with contextlib.suppress(SpecError):
+            found[name] = vm_from(name, declaration, lab, networks)
+    return found
 
 
 def _single(

@@ -11,6 +11,7 @@ import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
+from _qemulab_kinds import SpecError
 
 __virtualname__ = "qemulab"
 
@@ -85,7 +86,9 @@ def _process(site, name, kind, facts):
     }
 
 
-def network_ensure(name, declaration=None, present=True, lab=None, test=False):
+def network_ensure(
+    name, declaration=None, present=True, lab=None, test=False, reservations=None, vms=None
+):
     """
     Make a network as declared, or take it away.
 
@@ -103,6 +106,10 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
 
     test
         Only say what would be done. Default ``False``.
+
+    reservations, vms
+        Reservations and machines that may be begun with the network where it does not run, as name
+        and declaration; each is then reported, and waited for, by a call of its own. Default: none.
 
     Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
     ``notes``; and ``machines`` that have to be restarted for it.
@@ -138,7 +145,8 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
             with ThreadPoolExecutor(1) as aside:
                 # The firewall is read while the processes start.
                 blocked.append(aside.submit(probe.blocked, declared))
-                plan = networks.apply(site, name, declared)
+                row = _row(site, name, declared, reservations or {}, vms or {})
+                plan = networks.apply(site, name, declared, row)
             if plan.has(planner.RESTART):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
@@ -148,6 +156,19 @@ def network_ensure(name, declaration=None, present=True, lab=None, test=False):
             problem = f"the host's firewall drops {each.what} on {declared.interface}"
             outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
         return outcome
+
+
+def _row(site, name, network, reservations, vms):
+    """Return what may be begun with a network; nothing where a declaration of it is faulty."""
+    try:
+        items = {
+            host_name: spec.reservation_from(host_name, item, name)
+            for host_name, item in reservations.items()
+        }
+    except SpecError:
+        return networks.ALONE
+    others = {**site.all_networks(), name: network}
+    return networks.Row(items, spec.readable_vms(vms, site.lab, others))
 
 
 def reservation_list(network=None, lab=None):
@@ -208,6 +229,10 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
         wanted = None
         if declaration is not None:
             wanted = spec.reservation_from(name, declaration, network)
+
+        begun = site.begun.pop((f"reservation {network}", name), None)
+        if begun is not None:  # made with its network
+            return face.outcome(site, begun.plan)
 
         def look():
             old = site.reservations(network).get(name)

@@ -2,7 +2,6 @@
 Labs of QEMU machines: the machines.
 """
 
-import contextlib
 import re
 import shlex
 
@@ -136,15 +135,17 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
     with face.errors():
         site = _site(lab)
         declared = spec.vm_from(name, declaration, site.lab, site.all_networks())
-        if together and name not in site.begun:
+        begun = ("vm", name)
+        if together and begun not in site.begun:
             if not test and host.is_root():
-                machines.begin_together(site, {name: declared, **_readable(site, together)})
-            if name not in site.begun:
+                others = spec.readable_vms(together, site.lab, site.all_networks())
+                machines.begin_together(site, {name: declared, **others})
+            if begun not in site.begun:
                 looks.look_at_all(site, [name, *together])
 
         def look():
-            if name in site.begun:
-                return site.begun[name].plan
+            if begun in site.begun:
+                return site.begun[begun].plan
             facts = looks.facts(site, name)
             if facts.status in ("unknown", "unresponsive"):
                 looks.refuse(site, name, facts.status)
@@ -164,16 +165,6 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         disks = [key.split(":")[1] for key in outcome["refused"] if key.startswith("disks:")]
         paths = [str(site.layout.disk(name, disk)) for disk in disks]
         return {**outcome, "ssh": access.ssh_command(site, declared), "images": paths}
-
-
-def _readable(site, declarations):
-    """Return declarations read; a faulty one is left to the call that it is meant for."""
-    networks = site.all_networks()
-    found = {}
-    for name, declaration in declarations.items():
-        with contextlib.suppress(kinds.SpecError):
-            found[name] = spec.vm_from(name, declaration, site.lab, networks)
-    return found
 
 
 def vm_remove(name, purge=False, lab=None, test=False):

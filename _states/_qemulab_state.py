@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import salt.utils.args
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
 from salt.state import STATE_INTERNAL_KEYWORDS
+from salt.utils.state import gen_tag
 
 
 def declaration(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,31 +31,64 @@ PLAIN = {"fun", "order", "state", "require", "require_in"}
 it runs under a condition, or in a way of its own."""
 
 
-def neighbours(low: Mapping[str, Any], lowstate: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def row(
+    low: Mapping[str, Any],
+    lowstate: Iterable[Mapping[str, Any]],
+    running: Mapping[str, Any],
+    functions: Container[str],
+) -> list[Mapping[str, Any]]:
     """
-    Return the machines that may be started at the same time as a state's own.
+    Return the states that Salt would run next anyway, so that they may be begun with this one.
 
-    low, lowstate
-        Salt's ``__low__`` and ``__lowstate__``: this state, and all of the run in their order.
+    low, lowstate, running
+        Salt's ``__low__``, ``__lowstate__`` and ``__running__``: this state, all of the run in
+        their order, and what those before it came to.
 
-    They are those of the states that follow at once, are the same function of the same lab and
-    require nothing that this one does not: Salt would run them next anyway. Returned are their
-    declarations by name.
+    functions
+        Functions of qemulab that such a state may be.
+
+    They follow at once, are of the same lab, have no condition of their own, and require nothing
+    but what has succeeded and what is in the row.
     """
-    found: dict[str, Any] = {}
+    found: list[Mapping[str, Any]] = []
     if not low or conditional(low):
         return found
-    following = itertools.dropwhile(lambda chunk: not same(chunk, low), lowstate)
-    next(following, None)
-    required = thawed(low.get("require", ()))
-    for chunk in following:
-        alike = all(chunk.get(key) == low.get(key) for key in ("state", "fun", "lab"))
-        ready = all(item in required for item in thawed(chunk.get("require", ())))
-        if not alike or not ready or conditional(chunk):
+    chunks = list(lowstate)
+    begun = [low]
+    for chunk in itertools.dropwhile(lambda each: not same(each, low), chunks):
+        if same(chunk, low):
+            continue
+        ours = chunk.get("state") == low.get("state") and chunk.get("lab") == low.get("lab")
+        if not ours or chunk.get("fun") not in functions or conditional(chunk):
             break
-        own = {key: value for key, value in chunk.items() if key not in ("name", "lab")}
-        found[chunk["name"]] = declaration(thawed(own))
+        if not all(met(item, chunks, running, begun) for item in chunk.get("require", ())):
+            break
+        found.append(chunk)
+        begun.append(chunk)
     return found
+
+
+def met(
+    item: Any,
+    chunks: Iterable[Mapping[str, Any]],
+    running: Mapping[str, Any],
+    begun: Sequence[Mapping[str, Any]],
+) -> bool:
+    """Return whether all that an item of ``require`` names has succeeded, or is begun."""
+    ((kind, name),) = item.items() if isinstance(item, Mapping) else ((None, item),)
+    named = [chunk for chunk in chunks if is_named(chunk, kind, name)]
+    return bool(named) and all(
+        any(same(chunk, other) for other in begun)
+        or running.get(gen_tag(chunk), {}).get("result") is True
+        for chunk in named
+    )
+
+
+def is_named(chunk: Mapping[str, Any], kind: str | None, name: str) -> bool:
+    """Return whether a requisite names a state. Source: salt.state, "require" by SLS, ID, name."""
+    if kind == "sls":
+        return bool(chunk.get("__sls__") == name)
+    return kind in (None, "id", chunk.get("state")) and name in (chunk["__id__"], chunk["name"])
 
 
 def same(chunk: Mapping[str, Any], low: Mapping[str, Any]) -> bool:
@@ -74,6 +109,15 @@ def thawed(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [thawed(item) for item in value]
     return value
+
+
+def declarations(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what states declare, by name."""
+    found = {}
+    for chunk in chunks:
+        own = {key: value for key, value in chunk.items() if key not in ("name", "lab")}
+        found[chunk["name"]] = declaration(thawed(own))
+    return found
 
 
 class Run(NamedTuple):

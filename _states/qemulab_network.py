@@ -27,6 +27,9 @@ def network_present(name, lab=None, **declaration):
         Any key that stands under ``lab:networks:NAME`` in the pillar, but ``reservations``, which
         are states of their own.
 
+    Where the network does not run, the reservations and machines whose states follow this one at
+    once are begun with it; each state then reports its own.
+
     .. code-block:: yaml
 
         vmlan:
@@ -38,14 +41,29 @@ def network_present(name, lab=None, **declaration):
                 router: 10.0.3.101
     """
     declared = shape.declaration(declaration)
+    salts = (globals().get(key, {}) for key in ("__low__", "__lowstate__", "__running__"))
+    row = shape.row(*salts, {"reservation_present", "vm_running"})
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
-        lambda: __salt__["qemulab.network_ensure"](name, declared, lab=lab, test=__opts__["test"]),
+        lambda: __salt__["qemulab.network_ensure"](
+            name, declared, lab=lab, test=__opts__["test"], **_begun_with(name, row)
+        ),
         already=f"network {name} is already as declared",
         would=f"network {name} would be made as declared",
         has=f"network {name} has been made as declared",
     )
+
+
+def _begun_with(network, row):
+    """Return what may be begun with a network, by kind: its own reservations, and machines."""
+    reservations = [low for low in row if low["fun"] == "reservation_present"]
+    own = [low for low in reservations if low.get("network", "vmlan") == network]
+    found = shape.declarations(own)
+    for declared in found.values():
+        declared.pop("network", None)
+    vms = [low for low in row if low["fun"] == "vm_running"]
+    return {"reservations": found, "vms": shape.declarations(vms)}
 
 
 def network_absent(name, lab=None):

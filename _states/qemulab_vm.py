@@ -75,7 +75,8 @@ def vm_running(name, lab=None, **declaration):
                   - host_port: 10022
     """
     declared = shape.declaration(declaration)
-    together = shape.neighbours(*(globals().get(key, {}) for key in ("__low__", "__lowstate__")))
+    salts = (globals().get(key, {}) for key in ("__low__", "__lowstate__", "__running__"))
+    together = shape.declarations(shape.row(*salts, {"vm_running"}))
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,

@@ -1,4 +1,7 @@
-"""Machines of a row are started together, and each one's state tells of its own alone."""
+"""
+What follows one another is begun together, and each state tells of its own alone: machines, and
+what stands on a network with the network.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,57 @@ def test_one_that_cannot_run_costs_the_others_nothing(host: harness.Host) -> Non
     changed = lab.changes(lab.apply(declared=declared))
     assert list(changed) == ["vm_running b"]
     assert lab.pids().items() >= pids.items()
+
+
+ON_LAN = [{"network": "vmlan"}]
+RESERVED = {"a": {"mac": "52:54:00:00:00:0a", "address": "10.0.3.110"}}
+
+
+def on_lan(**more: Any) -> dict[str, Any]:
+    """Return the declaration of a lab whose two machines sit on its one network."""
+    vms = {"a": tiny(nics=ON_LAN), "b": tiny(nics=ON_LAN, **more)}
+    return {"networks": {"vmlan": {"reservations": RESERVED}}, "vms": vms}
+
+
+def test_a_network_is_begun_with_what_stands_on_it(host: harness.Host) -> None:
+    """Its machines' processes are there before its own state is through."""
+    lab = Lab(host)
+    would = lab.changes(lab.apply(declared=on_lan(), test=True))
+    states = lab.apply(declared=on_lan())
+    assert lab.changes(states) == would
+    wanted = {"network_present vmlan", "reservation_present a", "vm_running a", "vm_running b"}
+    assert wanted <= would.keys()
+    pids = lab.pids()
+    for name in ("a", "b"):
+        assert started(host, pids[name]) < ended(states["network_present vmlan"])
+    assert lab.changes(lab.apply(declared=on_lan())) == {}
+    assert lab.pids() == pids
+
+
+def test_a_machine_that_cannot_run_costs_its_network_nothing(host: harness.Host) -> None:
+    """The network and the other machine are there; its own state says what is wrong with it."""
+    lab = Lab(host)
+    states = lab.apply(declared=on_lan(cpu="no-such-cpu"), check=False)
+    failed = [name for name, state in states.items() if state["result"] is False]
+    assert failed == ["vm_running b"]
+    assert "no-such-cpu" in states["vm_running b"]["comment"]
+    assert lab.call("vm_list") == {"a": "running", "b": "stopped"}
+    assert lab.call("network_info", "vmlan")["dnsmasq"]["running"]
+
+
+def test_machines_of_a_network_that_fails_do_not_run(host: harness.Host) -> None:
+    """They were begun with it, and are ended with it; the apply after that makes all of it."""
+    lab = Lab(host)
+    dnsmasq = "/usr/sbin/dnsmasq"
+    broken = f"mv {dnsmasq} /srv/dnsmasq; printf '#!/bin/sh\necho broken; exit 1' > {dnsmasq}"
+    host.run(["sh", "-c", f"{broken}; chmod +x {dnsmasq}"])
+    states = lab.apply(declared=on_lan(), check=False)
+    network = states["network_present vmlan"]
+    assert network["result"] is False and "broken" in network["comment"]
+    assert not states["vm_running a"]["changes"] and states["vm_running a"]["result"] is False
+    assert lab.call("vm_list") == {"a": "stopped", "b": "stopped"}
+    assert host.run(["pgrep", "-f", "^/usr/bin/qemu-system"], check=False).stdout == ""
+    host.run(["mv", "/srv/dnsmasq", dnsmasq])
+    lab.apply(declared=on_lan())
+    assert lab.call("vm_list") == {"a": "running", "b": "running"}
+    assert lab.changes(lab.apply(declared=on_lan())) == {}

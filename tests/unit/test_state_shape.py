@@ -214,22 +214,32 @@ def test_each_change_is_in_one_event(
 # Who may start with whom
 
 
-def chunk(name: str, **keys: Any) -> dict[str, Any]:
-    """Return a machine's state in the form of Salt's lowstate."""
+def chunk(name: str, fun: str = "vm_running", **keys: Any) -> dict[str, Any]:
+    """Return a state in the form of Salt's lowstate; a machine's where nothing else is said."""
     return {
         "state": "qemulab",
-        "fun": "vm_running",
-        "__id__": f"lab-vm-{name}",
+        "fun": fun,
+        "__id__": f"lab-{name}",
+        "__sls__": "lab.vms" if fun == "vm_running" else "lab.network",
         "name": name,
         "lab": "lab",
         "order": 10000,
         "require": [{"qemulab": "lab-present"}],
-        "memory": 512,
         **keys,
     }
 
 
-A, B, C = chunk("a"), chunk("b", memory=256), chunk("c")
+PRESENT = chunk("present", "present", require=[])
+A, B, C = chunk("a", memory=512), chunk("b", memory=256), chunk("c")
+NET = chunk("net", "network_present")
+RESERVED = chunk("r", "reservation_present", require=[{"qemulab": "lab-net"}])
+ON_NET = chunk("a", require=[{"qemulab": "lab-present"}, {"sls": "lab.network"}])
+
+
+def have_run(*chunks: dict[str, Any], result: bool | None = True) -> dict[str, Any]:
+    """Return Salt's ``__running__`` once states have run."""
+    tags = ["{state}_|-{__id__}_|-{name}_|-{fun}".format(**each) for each in chunks]
+    return dict.fromkeys(tags, {"result": result})
 
 
 @pytest.mark.parametrize(
@@ -238,32 +248,54 @@ A, B, C = chunk("a"), chunk("b", memory=256), chunk("c")
         (A, [A, B, C], ["b", "c"]),
         (B, [A, B, C], ["c"]),
         (C, [A, B, C], []),
-        (A, [A, chunk("b", fun="vm_present"), C], []),
-        (A, [A, chunk("b", state="cmd", fun="run"), C], []),
+        (A, [A, chunk("b", "vm_present"), C], []),
+        (A, [A, chunk("b", "run", state="cmd"), C], []),
         (A, [A, chunk("b", lab="other"), C], []),
         (A, [A, chunk("b", require=[{"cmd": "x"}]), C], []),
         (A, [A, chunk("b", require=[]), C], ["b", "c"]),
+        (A, [A, chunk("b", require=["lab-present"]), C], ["b", "c"]),
+        (A, [A, chunk("b", require=[{"qemulab": "lab-a"}]), C], ["b", "c"]),
+        (A, [A, chunk("b", require=[{"qemulab": "lab-c"}]), C], []),
         (A, [A, chunk("b", unless="true"), C], []),
         (A, [A, chunk("b", retry=True), C], []),
         (A, [A, chunk("b", watch=[{"cmd": "x"}]), C], []),
         (A, [A, chunk("b", require_in=[{"cmd": "x"}]), C], ["b", "c"]),
         (chunk("a", parallel=True), [chunk("a", parallel=True), B], []),
         (chunk("a", onlyif="true"), [chunk("a", onlyif="true"), B], []),
+        (NET, [NET, RESERVED, ON_NET, C], ["r", "a", "c"]),
+        (NET, [NET, ON_NET, RESERVED], []),
+        (NET, [RESERVED, NET, ON_NET], []),
         ({}, {}, []),
     ],
 )
-def test_only_those_start_together_that_salt_would_run_next_anyway(
+def test_only_those_are_begun_together_that_salt_would_run_next_anyway(
     state: ModuleType, own: Any, lowstate: Any, names: list[str]
 ) -> None:
     """Neither over another state, nor past a requisite, nor under a condition."""
-    assert list(state.neighbours(own, lowstate)) == names
+    functions = {"vm_running", "reservation_present"}
+    row = state.row(own, [PRESENT, *lowstate], have_run(PRESENT), functions)
+    assert [each["name"] for each in row] == names
 
 
-def test_a_neighbour_brings_its_declaration(state: ModuleType) -> None:
+@pytest.mark.parametrize(
+    "ran", [{}, have_run(PRESENT, result=False), have_run(PRESENT, result=None)]
+)
+def test_none_is_begun_whose_requisites_have_not_succeeded(
+    state: ModuleType, ran: dict[str, Any]
+) -> None:
+    """Whatever this state itself requires."""
+    assert (
+        state.row(chunk("a", require=[]), [PRESENT, chunk("a", require=[]), B], ran, {"vm_running"})
+        == []
+    )
+
+
+def test_a_state_of_a_row_brings_its_declaration(state: ModuleType) -> None:
     """Without what is Salt's own, and free of what Salt has made immutable."""
     from salt.utils.immutabletypes import freeze
 
     nics = [{"network": "user"}]
-    found = state.neighbours(freeze(A), freeze([A, chunk("b", nics=nics)]))
+    lowstate = freeze([PRESENT, A, chunk("b", memory=512, nics=nics)])
+    found = state.declarations(state.row(freeze(A), lowstate, have_run(PRESENT), {"vm_running"}))
     assert found == {"b": {"memory": 512, "nics": nics}}
     assert type(found["b"]["nics"][0]) is dict
