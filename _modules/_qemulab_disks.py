@@ -173,7 +173,7 @@ def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
         wanted |= {each.path: each for each in found if not each.path.exists()}
     if wanted:
         host.make_directory(site.layout.templates)
-        # Other machines' applies may want the same ones.
+        # Others may want the same ones, and have made them when the lock is free.
         with site.lock("lab", "templates"):
             remove_unfinished(site.layout.templates)
             with ThreadPoolExecutor(len(wanted)) as pool:
@@ -181,7 +181,9 @@ def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
 
 
 def make_template(template: Template) -> None:
-    """Make a template under a temporary name, then give it its own."""
+    """Make a template where it is missing: under a temporary name, then given its own."""
+    if template.path.exists():
+        return
     with unfinished(template.path) as temporary:
         size = [template.size] if template.size else []
         qemu_img([*template.command, str(temporary), *size])

@@ -9,7 +9,9 @@ import ipaddress
 import shlex
 import signal
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import _qemulab_dnsmasq as dnsmasq
@@ -278,18 +280,14 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
         write_files(site, name, network)
-        # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and
-        # to none otherwise.
-        host.run(["/bin/sh", str(site.layout.network(name) / "link")])
-        if before.defined is not None and "address" in keys:
-            drop_foreign_leases(site, name, network)
         quiet = {"on_change", "autostart", "link", "route", "units", *PROCESSES}
         reread = {key for key in keys if key.startswith("dns:names")}
-        restarts = before.defined is not None and keys - quiet - reread
-        if restarts and site.status("dnsmasq", name, fresh=True).alive:
-            site.supervisor.stop("dnsmasq", name)
+        changed = keys - quiet - reread if before.defined is not None else set()
+        with ThreadPoolExecutor(1) as aside:
+            own = aside.submit(start, site, name, network, changed)
+            machines.begin_together(site, row.vms)
         try:
-            start(site, name, network, row.vms)
+            own.result()
             wait_until_ready(site, name, network)
         except HostError:
             machines.abandon(site)
@@ -314,23 +312,21 @@ def with_row(site: Site, name: str, network: Network, row: Row) -> Network:
     return network
 
 
-def start(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> None:
+def start(site: Site, name: str, network: Network, changed: Collection[str]) -> None:
     """
-    Start a network's processes, and with them the machines that are off.
+    Start those of a network's processes that do not run, and dnsmasq anew where keys have changed.
 
-    Raises HostError where one of the network's own did not start; of machines, their states tell.
+    changed
+        Keys that its processes do not have yet, and that dnsmasq reads only when it starts.
     """
-    own = units(site, name, network)
-    off = {vm: declared for vm, declared in vms.items() if not site.status("vm", vm).alive}
-    with machines.prepared(site, off) as (others, plans):
-        site.begun.update({("vm", vm): Begun(plan) for vm, plan in plans.items()})
-        try:
-            site.supervisor.start([*own, *others])
-        except HostError as err:
-            if not all(site.status(kind, name, fresh=True).alive for kind in PROCESSES):
-                raise
-            said = str(err)
-            site.begun.update({("vm", vm): Begun(plan, said) for vm, plan in plans.items()})
+    # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and to
+    # none otherwise.
+    host.run(["/bin/sh", str(site.layout.network(name) / "link")])
+    if "address" in changed:
+        drop_foreign_leases(site, name, network)
+    if changed and site.status("dnsmasq", name, fresh=True).alive:
+        site.supervisor.stop("dnsmasq", name)
+    site.supervisor.start(units(site, name, network))
     site.forget()
 
 

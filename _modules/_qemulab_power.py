@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 
 import _qemulab_access as access
 import _qemulab_disks as disks
@@ -26,7 +25,6 @@ from _qemulab_look import refuse
 from _qemulab_plan import DEAD
 from _qemulab_qmp import QmpError
 from _qemulab_site import Site
-from _qemulab_units import Unit
 
 START_TIMEOUT = 20.0
 QUIT_TIMEOUT = 3.0
@@ -80,14 +78,17 @@ def dead(site: Site, name: str) -> str:
     return state if state in DEAD else ""
 
 
-def prepare(site: Site, vms: Mapping[str, Vm]) -> list[Unit]:
+def begin(site: Site, vms: Mapping[str, Vm]) -> str:
     """
-    Make all that machines are started with, and return the units to start.
+    Start machines without waiting for any: QEMU needs a tenth of a second until it answers, and
+    those that are begun together need it together.
 
     vms
         What is to be started, by name; none of it runs.
 
-    Raises HostError where the host stands in the way of one.
+    Returns what the supervisor complained of, empty where it did not; who was not started shows
+    when it is waited for. Raises HostError where the host stands in the way of one, before any is
+    started.
     """
     layout = site.layout
     # Before anything is made: a machine that is left to its own state is to find all there is to
@@ -104,23 +105,9 @@ def prepare(site: Site, vms: Mapping[str, Vm]) -> list[Unit]:
     files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]
     files += [site.vm_as_file(name, vm, vm) for name, vm in vms.items()]
     host.write_all(files)
-    return [launch.unit(site, name, vm) for name, vm in vms.items()]
-
-
-def begin(site: Site, units: Sequence[Unit]) -> str:
-    """
-    Start machines without waiting for any: QEMU needs a tenth of a second until it answers, and
-    those that are begun together need it together.
-
-    units
-        What ``prepare`` returned.
-
-    Returns what the supervisor complained of, empty where it did not; who was not started shows
-    when it is waited for.
-    """
     said = ""
     try:
-        site.supervisor.start(units)
+        site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])
     except HostError as err:
         said = str(err)
     site.forget()
@@ -155,7 +142,7 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
 
 def start(site: Site, name: str, vm: Vm) -> None:
     """Make what a machine lacks, start it, and wait until QMP says that it runs."""
-    finish(site, name, vm, begin(site, prepare(site, {name: vm})))
+    finish(site, name, vm, begin(site, {name: vm}))
 
 
 def resume(site: Site, name: str, status: str) -> None:

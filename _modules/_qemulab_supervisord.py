@@ -11,6 +11,7 @@ import signal
 import site
 import socket
 import sys
+import threading
 import xmlrpc.client
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -80,6 +81,7 @@ class Supervisord:
         self._layout = layout
         self._opening = False
         self._only_one = contextlib.ExitStack()
+        self._starts = threading.Lock()  # a network's start and its machines' come by two threads
 
     # talking to it
 
@@ -272,6 +274,11 @@ class Supervisord:
         """Define units and start those that do not run."""
         for unit in wanted:
             self.update(unit)
+        with self._starts:
+            self._start(wanted)
+
+    def _start(self, wanted: Sequence[Unit]) -> None:
+        """Start those units that do not run; their sections are there."""
         known = self._answered()
         if known is None:
             self._ensure_up()

@@ -5,9 +5,7 @@ Machines: how a plan for one is carried out, and how several are begun at once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 
 import _qemulab_disks as disks
 import _qemulab_host as host
@@ -18,11 +16,9 @@ import _qemulab_power as power
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import facts
-from _qemulab_plan import Plan
 from _qemulab_plan import VmFacts
 from _qemulab_site import Begun
 from _qemulab_site import Site
-from _qemulab_units import Unit
 
 
 def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
@@ -35,26 +31,6 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
     One that cannot be begun is left to its own state, which then tells why.
     """
     off = {name: vm for name, vm in wanted.items() if not site.status("vm", name).alive}
-    if len(off) > 1:
-        with prepared(site, off) as (units, plans):
-            if units:
-                said = power.begin(site, units)
-                site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
-
-
-@contextlib.contextmanager
-def prepared(
-    site: Site, off: Mapping[str, Vm]
-) -> Iterator[tuple[Sequence[Unit], Mapping[str, Plan]]]:
-    """
-    Make ready what some machines are started with, and give their units and plans; they are locked.
-
-    off
-        What is declared of each, by name; none runs.
-
-    Left out are machines that another apply is at, and those that would not be started. Nothing is
-    given where the host stands in the way of one: each one's own state then tells.
-    """
     with contextlib.ExitStack() as locks:
         locked = []
         for name in sorted(off):
@@ -69,10 +45,10 @@ def prepared(
                 plan = planner.plan_vm(facts(site, name), off[name], "running")
                 if "running" in plan.keys() and not plan.refused:
                     plans[name] = plan
-        units: list[Unit] = []
-        with contextlib.suppress(HostError):
-            units = power.prepare(site, {name: off[name] for name in plans})
-        yield units, plans if units else {}
+        if plans:
+            with contextlib.suppress(HostError):
+                said = power.begin(site, {name: off[name] for name in plans})
+                site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
 
 
 def abandon(site: Site) -> None:

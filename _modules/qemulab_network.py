@@ -5,6 +5,7 @@ Labs of QEMU machines: networks, reservations, leases.
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_network as networks
 import _qemulab_plan as planner
@@ -139,20 +140,18 @@ def network_ensure(
                 networks.check_start(site, name, declared, facts)
             return plan
 
-        blocked = []
-
         def act(_plan):
+            row = _row(site, name, declared, reservations or {}, vms or {})
             with ThreadPoolExecutor(1) as aside:
-                # The firewall is read while the processes start.
-                blocked.append(aside.submit(probe.blocked, declared))
-                row = _row(site, name, declared, reservations or {}, vms or {})
+                # While the network's files are written; one that fails is told where it is needed.
+                aside.submit(disks.make_templates, site, row.vms)
                 plan = networks.apply(site, name, declared, row)
             if plan.has(planner.RESTART):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
         outcome = face.converge(site, look, act, test)
-        for each in blocked[0].result() if blocked else ():
+        for each in () if test or not outcome["changes"] else probe.blocked(declared):
             problem = f"the host's firewall drops {each.what} on {declared.interface}"
             outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
         return outcome
