@@ -7,19 +7,27 @@ the list of docs/reliability.md: whether it is survived is known without the tes
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
 import re
 import statistics
 import subprocess
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SUPERVISORS = ("systemd", "supervisord")
 NUMBER = re.compile(r"(?:test_|\[|-)([fbFB])(\d+)[-_]")
+
+LEGEND = (
+    "Survived; the apply that made the lab whole again, or found that it was, took (without a time",
+    "is what breaks nothing or is refused):",
+)
 
 Rows = dict[str, dict[str, str]]
 """What a table says: by row, then by supervisor."""
@@ -61,16 +69,19 @@ class Figures:
         """
         self._test.user_properties.append(("count", [what, on, found, rounds]))
 
-    def healed(self, value: float, on: str = "") -> None:
+    @contextlib.contextmanager
+    def healing(self, on: str = "") -> Iterator[None]:
         """
-        Note how long the apply took that ended a fault's test, whether or not it had to heal.
+        Note how long the apply in a ``with`` block takes that ends a fault's test.
 
-        value
-            In seconds, Salt's own start included.
+        In seconds, Salt's own start included; whether or not it has to heal.
         """
+        begin = time.monotonic()
+        yield
         number = NUMBER.search(self._test.name)
         if number is not None:
-            self._test.user_properties.append(("healed", [fault(number), on, value]))
+            took = time.monotonic() - begin
+            self._test.user_properties.append(("healed", [fault(number), on, took]))
 
 
 class Collected:
@@ -126,7 +137,7 @@ class Collected:
         if figures:
             lines += ["", *rows("figure", figures)]
         if faults:
-            lines += ["", "Survived; the apply that ended the test took:", ""]
+            lines += ["", *LEGEND, ""]
             lines += rows("fault or bad input", faults)
         return lines
 

@@ -7,7 +7,6 @@ disk has changed, and the apply after the one that healed has nothing to do.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import harness
@@ -33,9 +32,8 @@ def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     """Hold every fault to what all of them promise."""
     before = digest(lab)
     yield
-    begin = time.monotonic()
-    lab.apply(declared=DECLARED)
-    figures.healed(time.monotonic() - begin, lab.host.supervisor)
+    with figures.healing(lab.host.supervisor):
+        lab.apply(declared=DECLARED)
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
     assert len(qemus(lab)) == 1
     assert digest(lab) == before

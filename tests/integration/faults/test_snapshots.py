@@ -4,7 +4,6 @@ Snapshots of a machine that runs and of one that is off, and what becomes of tho
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,9 +47,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     """Hold every test to what all promise: the machine runs, once, and every image is whole."""
     yield
-    begin = time.monotonic()
-    assert lab.changes(lab.apply(declared=DECLARED)) == {}
-    figures.healed(time.monotonic() - begin, lab.host.supervisor)
+    with figures.healing(lab.host.supervisor):
+        assert lab.changes(lab.apply(declared=DECLARED)) == {}
     assert pid(lab, "w") and not pid(lab, "u")
     # QEMU keeps some of what is in an image to itself until it is told to stop, or its guest syncs.
     words = '{"execute":"qmp_capabilities"}{"execute":"stop"}{"execute":"cont"}'

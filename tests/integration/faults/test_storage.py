@@ -122,9 +122,8 @@ def test_f16_a_full_host_stops_a_writing_machine_and_it_goes_on(lab: Lab, figure
     assert "there is no room left" in state["comment"] and "Traceback" not in state["comment"]
     assert time.monotonic() - begin < 40
     small(lab, writer.DISKS, "200M")
-    begin = time.monotonic()
-    assert lab.apply(declared=WRITING)["vm_running w"]["changes"] == resumed
-    figures.healed(time.monotonic() - begin, lab.host.supervisor)
+    with figures.healing(lab.host.supervisor):
+        assert lab.apply(declared=WRITING)["vm_running w"]["changes"] == resumed
     assert lab.changes(lab.apply(declared=WRITING)) == {}
     console.wait(r"ack 60\.", 60)
     console.close()
@@ -186,7 +185,8 @@ def test_f18_what_a_guest_has_synced_survives_the_kill_of_qemu(
         figures.count("of these, with room lost until the next start", status == LEAKS, 1, on)
         assert acknowledged > 0 and missing == 0 and status in (0, LEAKS)
     harness.wait_for(lambda: pid_of_qemu(lab), 10, "the supervisor")
-    assert lab.changes(lab.apply(declared=WRITING)) == {}
+    with figures.healing(lab.host.supervisor):
+        assert lab.changes(lab.apply(declared=WRITING)) == {}
     lab.call("vm_stop", "w", "grace=0")
     assert checked(lab) == 0
 
@@ -212,7 +212,7 @@ def files(lab: Lab, directory: str) -> str:
 
 
 @pytest.mark.parametrize("disk", [{"size": "1M"}, {"size": "2M", "backing": "/srv/base.qcow2"}])
-def test_f17_no_room_for_a_disk(lab: Lab, disk: dict[str, str]) -> None:
+def test_f17_no_room_for_a_disk(lab: Lab, figures: Figures, disk: dict[str, str]) -> None:
     """Neither a copy of an empty one nor what qemu-img makes is left half; then it goes through."""
     lab.host.run(["qemu-img", "create", "-q", "-f", "qcow2", "/srv/base.qcow2", "1M"])
     declared = tiny_lab()
@@ -225,11 +225,13 @@ def test_f17_no_room_for_a_disk(lab: Lab, disk: dict[str, str]) -> None:
     one_line(state["comment"])
     assert files(lab, disks) == "" and not qemus(lab)
     small(lab, disks, "1M")
-    assert lab.apply(declared=declared)["vm_running a"]["changes"]["disks:hda:size"]["old"] is None
+    with figures.healing(lab.host.supervisor):
+        changes = lab.apply(declared=declared)["vm_running a"]["changes"]
+    assert changes["disks:hda:size"]["old"] is None
     assert lab.changes(lab.apply(declared=declared)) == {}
 
 
-def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab) -> None:
+def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab, figures: Figures) -> None:
     """The old files stay, byte by byte, and the old machine; nothing new is there half."""
     lab.apply(declared=tiny_lab())
     state = "/var/lib/qemulab/lab"
@@ -248,12 +250,13 @@ def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab) -> None:
     assert files(lab, state) == before
     assert lab.call("vm_list") == {"a": "running"}
     lab.host.run(["rm", f"{state}/filler"])
-    assert lab.changes(lab.apply(declared=changed)).keys() == {"vm_running a", "vm_running b"}
+    with figures.healing(lab.host.supervisor):
+        assert lab.changes(lab.apply(declared=changed)).keys() == {"vm_running a", "vm_running b"}
     assert lab.changes(lab.apply(declared=changed)) == {}
     lab.call("vm_stop", "b")
 
 
-def test_f17_no_room_for_logs(lab: Lab) -> None:
+def test_f17_no_room_for_logs(lab: Lab, figures: Figures) -> None:
     """No machine stands still for what it cannot say: neither QEMU nor who watches it."""
     logs = "/var/log/qemulab"
     small(lab, logs, "64k")
@@ -261,7 +264,8 @@ def test_f17_no_room_for_logs(lab: Lab) -> None:
     lab.apply(declared=tiny_lab())
     assert lab.call("vm_list") == {"a": "running"}
     lab.host.run(["rm", f"{logs}/filler"])
-    assert lab.changes(lab.apply(declared=tiny_lab())) == {}
+    with figures.healing(lab.host.supervisor):
+        assert lab.changes(lab.apply(declared=tiny_lab())) == {}
 
 
 IN_THE_WAY = {
