@@ -9,7 +9,6 @@ import ipaddress
 import shlex
 import signal
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -272,9 +271,9 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
             probe.binary(program)
         keys = plan.keys()
         network = effective(before.defined, declared, plan)
-        if before.hub or before.dnsmasq:
-            row = ALONE
-        network = with_row(site, name, network, row)
+        row = beginnable(site, name, before, network, row)
+        for host_name, item in row.reservations.items():
+            network = with_reservation(network, host_name, item)
         if before.defined is not None and before.orphans:
             end_orphans(site, name, before.defined)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
@@ -284,47 +283,48 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         reread = {key for key in keys if key.startswith("dns:names")}
         changed = keys - quiet - reread if before.defined is not None else set()
         with ThreadPoolExecutor(1) as aside:
-            own = aside.submit(start, site, name, network, changed)
+            anew = bool(changed) or not before.dnsmasq
+            own = aside.submit(start, site, name, network, "address" in changed, anew)
             machines.begin_together(site, row.vms)
-        try:
-            own.result()
-            wait_until_ready(site, name, network)
-        except HostError:
-            machines.abandon(site)
-            raise
+        own.result()
+        wait_until_ready(site, name, network)
+        for host_name, item in row.reservations.items():
+            made = planner.plan_reservation(before.reservations.get(host_name), item)
+            site.begun[f"reservation {name}", host_name] = Begun(made)
         if reread and not keys - quiet - reread:
             reread_names(site, name)
     return plan
 
 
-def with_row(site: Site, name: str, network: Network, row: Row) -> Network:
+def beginnable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:
     """
-    Return a network with the reservations of a row, and keep each one's plan for its own state.
+    Return what of a row is begun with a network: all of it, or nothing.
 
-    Where addresses are leased already, one may have to be released: that is left to their states.
+    Nothing where one of its processes runs already. Nor where addresses are leased and reservations
+    change: a lease may then have to be released, before a machine asks for its address.
     """
-    if leases(site, name):
-        return network
-    for host_name, item in row.reservations.items():
-        plan = planner.plan_reservation(network.reservations.get(host_name), item)
-        site.begun[f"reservation {name}", host_name] = Begun(plan)
-        network = with_reservation(network, host_name, item)
-    return network
+    new = any(network.reservations.get(each) != item for each, item in row.reservations.items())
+    if before.hub or before.dnsmasq or (new and leases(site, name)):
+        return ALONE
+    return row
 
 
-def start(site: Site, name: str, network: Network, changed: Collection[str]) -> None:
+def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> None:
     """
-    Start those of a network's processes that do not run, and dnsmasq anew where keys have changed.
+    Start those of a network's processes that do not run.
 
-    changed
-        Keys that its processes do not have yet, and that dnsmasq reads only when it starts.
+    moved
+        Whether it has another address, and leases may not belong to it any more.
+
+    anew
+        Whether a dnsmasq that runs has read other files, and is started again.
     """
     # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and to
     # none otherwise.
     host.run(["/bin/sh", str(site.layout.network(name) / "link")])
-    if "address" in changed:
+    if moved:
         drop_foreign_leases(site, name, network)
-    if changed and site.status("dnsmasq", name, fresh=True).alive:
+    if anew and site.status("dnsmasq", name, fresh=True).alive:
         site.supervisor.stop("dnsmasq", name)
     site.supervisor.start(units(site, name, network))
     site.forget()

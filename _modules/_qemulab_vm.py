@@ -30,7 +30,8 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
 
     One that cannot be begun is left to its own state, which then tells why.
     """
-    off = {name: vm for name, vm in wanted.items() if not site.status("vm", name).alive}
+    new = {name: vm for name, vm in wanted.items() if ("vm", name) not in site.begun}
+    off = {name: vm for name, vm in new.items() if not site.status("vm", name).alive}
     with contextlib.ExitStack() as locks:
         locked = []
         for name in sorted(off):
@@ -52,13 +53,16 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
 
 
 def abandon(site: Site) -> None:
-    """End the machines that were begun with a network that has failed: their states do not run."""
+    """
+    Stop the machines that were begun with a network that has failed: their states will not run.
+
+    One that cannot be stopped is left as it is; that the network has failed is what is to be told.
+    """
     names = [name for kind, name in site.begun if kind == "vm"]
     site.begun.clear()
     for name in names:
-        defined, _ = site.vm(name)
-        with site.lock("vm", name):
-            power.settle(site, name, defined, hard=True)
+        with contextlib.suppress(HostError), site.lock("vm", name, timeout=0):
+            power.stop(site, name, 0)
 
 
 def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:

@@ -12,6 +12,7 @@ import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
+import _qemulab_vm as machines
 from _qemulab_kinds import SpecError
 
 __virtualname__ = "qemulab"
@@ -150,10 +151,15 @@ def network_ensure(
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
-        outcome = face.converge(site, look, act, test)
-        for each in () if test or not outcome["changes"] else probe.blocked(declared):
-            problem = f"the host's firewall drops {each.what} on {declared.interface}"
-            outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+        site.begun.clear()
+        try:
+            outcome = face.converge(site, look, act, test)
+            for each in () if test or not outcome["changes"] else probe.blocked(declared):
+                problem = f"the host's firewall drops {each.what} on {declared.interface}"
+                outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+        except Exception:
+            machines.abandon(site)
+            raise
         return outcome
 
 
@@ -229,9 +235,10 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
         if declaration is not None:
             wanted = spec.reservation_from(name, declaration, network)
 
-        begun = site.begun.pop((f"reservation {network}", name), None)
-        if begun is not None:  # made with its network
-            return face.outcome(site, begun.plan)
+        if wanted is not None and not test:
+            begun = site.begun.pop((f"reservation {network}", name), None)
+            if begun is not None:  # made with its network
+                return face.outcome(site, begun.plan)
 
         def look():
             old = site.reservations(network).get(name)

@@ -144,7 +144,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
                 looks.look_at_all(site, [name, *together])
 
         def look():
-            if begun in site.begun:
+            if begun in site.begun and not test:
                 return site.begun[begun].plan
             facts = looks.facts(site, name)
             if facts.status in ("unknown", "unresponsive"):

@@ -4,7 +4,6 @@ The one shape that all states of qemulab have: plan, say it or have it done, rep
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Iterable
@@ -31,6 +30,21 @@ PLAIN = {"fun", "order", "state", "require", "require_in"}
 it runs under a condition, or in a way of its own."""
 
 
+def following(dunders: Mapping[str, Any], functions: Container[str]) -> list[Mapping[str, Any]]:
+    """
+    Return the row of the state that runs.
+
+    dunders
+        The globals of its module, which Salt has put its own into.
+    """
+    if dunders["__opts__"].get("failhard"):
+        return []  # one that fails would be the last to run
+    low, lowstate, running = (
+        dunders.get(f"__{key}__", {}) for key in ("low", "lowstate", "running")
+    )
+    return row(low, lowstate, running, functions)
+
+
 def row(
     low: Mapping[str, Any],
     lowstate: Iterable[Mapping[str, Any]],
@@ -48,24 +62,40 @@ def row(
         Functions of qemulab that such a state may be.
 
     They follow at once, are of the same lab, have no condition of their own, and require nothing
-    but what has succeeded and what is in the row.
+    but what has succeeded, and what is in the row and no machine: whether a machine runs shows
+    only when its own state has waited for it.
     """
     found: list[Mapping[str, Any]] = []
-    if not low or conditional(low):
-        return found
     chunks = list(lowstate)
+    here = next((index for index, each in enumerate(chunks) if same(each, low)), None)
+    if here is None or conditional(low):
+        return found
+    if not all(gen_tag(each) in running for each in chunks[:here]):
+        return found  # one state is run by itself, as state.sls_id does
     begun = [low]
-    for chunk in itertools.dropwhile(lambda each: not same(each, low), chunks):
-        if same(chunk, low):
-            continue
+    for chunk in chunks[here + 1 :]:
         ours = chunk.get("state") == low.get("state") and chunk.get("lab") == low.get("lab")
         if not ours or chunk.get("fun") not in functions or conditional(chunk):
             break
-        if not all(met(item, chunks, running, begun) for item in chunk.get("require", ())):
+        needs = chunk.get("require", ())
+        if gen_tag(chunk) in running or not all(met(n, chunks, running, begun) for n in needs):
             break
         found.append(chunk)
         begun.append(chunk)
     return found
+
+
+def requires(chunk: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether a state names another one in its ``require``."""
+    return any(is_named(other, *named(item)) for item in chunk.get("require", ()))
+
+
+def named(item: Any) -> tuple[str | None, str]:
+    """Return what an item of ``require`` names: a kind, or ``None`` for any, and a name."""
+    if isinstance(item, Mapping):
+        ((kind, name),) = item.items()
+        return kind, name
+    return None, item
 
 
 def met(
@@ -75,19 +105,18 @@ def met(
     begun: Sequence[Mapping[str, Any]],
 ) -> bool:
     """Return whether all that an item of ``require`` names has succeeded, or is begun."""
-    ((kind, name),) = item.items() if isinstance(item, Mapping) else ((None, item),)
-    named = [chunk for chunk in chunks if is_named(chunk, kind, name)]
-    return bool(named) and all(
-        any(same(chunk, other) for other in begun)
-        or running.get(gen_tag(chunk), {}).get("result") is True
-        for chunk in named
+    wanted = [chunk for chunk in chunks if is_named(chunk, *named(item))]
+    return bool(wanted) and all(
+        running.get(gen_tag(chunk), {}).get("result") is True
+        or (chunk["fun"] != "vm_running" and any(same(chunk, other) for other in begun))
+        for chunk in wanted
     )
 
 
 def is_named(chunk: Mapping[str, Any], kind: str | None, name: str) -> bool:
     """Return whether a requisite names a state. Source: salt.state, "require" by SLS, ID, name."""
     if kind == "sls":
-        return bool(chunk.get("__sls__") == name)
+        return name == chunk.get("__sls__") or name in chunk.get("__sls_included_from__", ())
     return kind in (None, "id", chunk.get("state")) and name in (chunk["__id__"], chunk["name"])
 
 
@@ -99,7 +128,7 @@ def same(chunk: Mapping[str, Any], low: Mapping[str, Any]) -> bool:
 def conditional(chunk: Mapping[str, Any]) -> bool:
     """Return whether a state runs under a condition, or in a way, of its own."""
     special = {key for key in STATE_INTERNAL_KEYWORDS if not key.startswith("__")} - PLAIN
-    return not special.isdisjoint(chunk)
+    return bool(chunk.get("__prereq__")) or not special.isdisjoint(chunk)
 
 
 def thawed(value: Any) -> Any:

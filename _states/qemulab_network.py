@@ -2,6 +2,8 @@
 Labs of QEMU machines: networks and reservations.
 """
 
+import itertools
+
 import _qemulab_state as shape
 
 __virtualname__ = "qemulab"
@@ -41,8 +43,7 @@ def network_present(name, lab=None, **declaration):
                 router: 10.0.3.101
     """
     declared = shape.declaration(declaration)
-    salts = (globals().get(key, {}) for key in ("__low__", "__lowstate__", "__running__"))
-    row = shape.row(*salts, {"reservation_present", "vm_running"})
+    row = shape.following(globals(), {"reservation_present", "vm_running"})
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
@@ -56,14 +57,20 @@ def network_present(name, lab=None, **declaration):
 
 
 def _begun_with(network, row):
-    """Return what may be begun with a network, by kind: its own reservations, and machines."""
-    reservations = [low for low in row if low["fun"] == "reservation_present"]
-    own = [low for low in reservations if low.get("network", "vmlan") == network]
-    found = shape.declarations(own)
-    for declared in found.values():
+    """
+    Return what of a row may be begun with a network, by kind: its own reservations, and machines
+    that would not run without it.
+    """
+
+    def of_another(low):
+        return low["fun"] == "reservation_present" and low.get("network", "vmlan") != network
+
+    mine = list(itertools.takewhile(lambda low: not of_another(low), row))
+    reservations = shape.declarations(low for low in mine if low["fun"] == "reservation_present")
+    for declared in reservations.values():
         declared.pop("network", None)
-    vms = [low for low in row if low["fun"] == "vm_running"]
-    return {"reservations": found, "vms": shape.declarations(vms)}
+    vms = [low for low in mine if low["fun"] == "vm_running" and shape.requires(low, __low__)]
+    return {"reservations": reservations, "vms": shape.declarations(vms)}
 
 
 def network_absent(name, lab=None):

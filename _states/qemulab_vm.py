@@ -60,7 +60,7 @@ def vm_running(name, lab=None, **declaration):
         Any key that stands under ``lab:vms:NAME`` in the pillar.
 
     The comment ends with the command that logs in to it. Machines whose states follow one another
-    and require the same are started together; each state then waits for its own.
+    at once, and do not require each other, are started together; each state then waits for its own.
 
     .. code-block:: yaml
 
@@ -75,8 +75,7 @@ def vm_running(name, lab=None, **declaration):
                   - host_port: 10022
     """
     declared = shape.declaration(declaration)
-    salts = (globals().get(key, {}) for key in ("__low__", "__lowstate__", "__running__"))
-    together = shape.declarations(shape.row(*salts, {"vm_running"}))
+    together = shape.declarations(shape.following(globals(), {"vm_running"}))
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,

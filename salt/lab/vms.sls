@@ -3,8 +3,8 @@ include:
   - lab.declared
   - lab.present
   - lab.packages
-  - lab.network
   - lab.guest
+  - lab.network
 
 {%- for name, vm in lab.vms.items() %}
 

@@ -115,3 +115,26 @@ def test_machines_of_a_network_that_fails_do_not_run(host: harness.Host) -> None
     lab.apply(declared=on_lan())
     assert lab.call("vm_list") == {"a": "running", "b": "running"}
     assert lab.changes(lab.apply(declared=on_lan())) == {}
+
+
+def test_no_machine_is_begun_before_what_it_requires(host: harness.Host) -> None:
+    """Two networks: the reservations of one are made after the other; then one by itself."""
+    lab = Lab(host)
+    declared = on_lan()
+    other = {"mac": "52:54:00:00:00:0b", "address": "10.0.4.110"}
+    declared["networks"]["other"] = {
+        "address": "10.0.4.1/24",
+        "multicast": "230.0.0.2:1234",
+        "reservations": {"b": other},
+    }
+    would = lab.changes(lab.apply(declared=declared, test=True))
+    states = lab.apply(declared=declared)
+    assert lab.changes(states) == would
+    assert started(host, lab.pids()["a"]) > ended(states["reservation_present b"])
+    assert lab.changes(lab.apply(declared=declared)) == {}
+    # One state by itself starts nothing that nobody would wait for.
+    lab.apply("lab.clean", declared=declared)
+    pillar = lab.pillar(declared)
+    for name in ("lab-present", "lab-network-vmlan"):
+        host.salt_call("state.sls_id", name, "lab", pillar=pillar)
+    assert lab.call("vm_list") == {}

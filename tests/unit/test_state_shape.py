@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -229,7 +230,7 @@ def chunk(name: str, fun: str = "vm_running", **keys: Any) -> dict[str, Any]:
     }
 
 
-PRESENT = chunk("present", "present", require=[])
+PRESENT = chunk("present", "present", require=[], __sls_included_from__=["lab.base"])
 A, B, C = chunk("a", memory=512), chunk("b", memory=256), chunk("c")
 NET = chunk("net", "network_present")
 RESERVED = chunk("r", "reservation_present", require=[{"qemulab": "lab-net"}])
@@ -254,7 +255,11 @@ def have_run(*chunks: dict[str, Any], result: bool | None = True) -> dict[str, A
         (A, [A, chunk("b", require=[{"cmd": "x"}]), C], []),
         (A, [A, chunk("b", require=[]), C], ["b", "c"]),
         (A, [A, chunk("b", require=["lab-present"]), C], ["b", "c"]),
-        (A, [A, chunk("b", require=[{"qemulab": "lab-a"}]), C], ["b", "c"]),
+        (A, [A, chunk("b", require=[{"qemulab": "lab-a"}]), C], []),
+        (A, [A, B, chunk("c", require=[{"qemulab": "lab-b"}])], ["b"]),
+        (A, [A, chunk("b", require=[{"sls": "lab.base"}]), C], ["b", "c"]),
+        (A, [A, chunk("b", __prereq__=True), C], []),
+        (B, [chunk("not-run"), B, C], []),
         (A, [A, chunk("b", require=[{"qemulab": "lab-c"}]), C], []),
         (A, [A, chunk("b", unless="true"), C], []),
         (A, [A, chunk("b", retry=True), C], []),
@@ -264,7 +269,7 @@ def have_run(*chunks: dict[str, Any], result: bool | None = True) -> dict[str, A
         (chunk("a", onlyif="true"), [chunk("a", onlyif="true"), B], []),
         (NET, [NET, RESERVED, ON_NET, C], ["r", "a", "c"]),
         (NET, [NET, ON_NET, RESERVED], []),
-        (NET, [RESERVED, NET, ON_NET], []),
+        (NET, [RESERVED, NET, ON_NET], ["a"]),
         ({}, {}, []),
     ],
 )
@@ -273,7 +278,9 @@ def test_only_those_are_begun_together_that_salt_would_run_next_anyway(
 ) -> None:
     """Neither over another state, nor past a requisite, nor under a condition."""
     functions = {"vm_running", "reservation_present"}
-    row = state.row(own, [PRESENT, *lowstate], have_run(PRESENT), functions)
+    before = itertools.takewhile(lambda each: each != own, lowstate)
+    ran = have_run(PRESENT, *(each for each in before if each["name"] != "not-run"))
+    row = state.row(own, [PRESENT, *lowstate], ran, functions)
     assert [each["name"] for each in row] == names
 
 
