@@ -281,7 +281,8 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         write_files(site, name, network)
         quiet = {"on_change", "autostart", "link", "route", "units", *PROCESSES}
         reread = {key for key in keys if key.startswith("dns:names")}
-        changed = keys - quiet - reread if before.defined is not None else set()
+        others = keys - quiet - reread
+        changed = others if before.defined is not None else set()
         with ThreadPoolExecutor(1) as aside:
             anew = bool(changed) or not before.dnsmasq
             own = aside.submit(start, site, name, network, "address" in changed, anew)
@@ -291,7 +292,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         for host_name, item in row.reservations.items():
             made = planner.plan_reservation(before.reservations.get(host_name), item)
             site.begun[f"reservation {name}", host_name] = Begun(made)
-        if reread and not keys - quiet - reread:
+        if reread and not others:
             reread_names(site, name)
     return plan
 

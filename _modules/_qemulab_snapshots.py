@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_launch as launch
 import _qemulab_plan as planner
 import _qemulab_power as power
 import _qemulab_spec as spec
@@ -89,14 +90,12 @@ def images_on(qmp: Qmp) -> list[Image]:
 
 def images_off(site: Site, name: str, vm: Vm) -> list[Image]:
     """Return the images that a machine has which is off. Raises HostError where one is raw."""
-    paths = [(site.layout.disk(name, disk.name), False) for disk in vm.disks]
-    if vm.firmware == "uefi":
-        paths.append((site.layout.uefi_variables(name), True))
     found = []
-    for path, firmware in paths:
+    for path in launch.images(site, name, vm):
         if disks.image_size(path) is not None:
             command = ["qemu-img", "info", "-f", "qcow2", "--output=json", str(path)]
             shown = json.loads(host.run(command).stdout)
+            firmware = path == site.layout.uefi_variables(name)
             found.append(Image(str(path), firmware, by_tag(shown.get("snapshots", []))))
     return found
 

@@ -32,6 +32,8 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
     """
     new = {name: vm for name, vm in wanted.items() if ("vm", name) not in site.begun}
     off = {name: vm for name, vm in new.items() if not site.status("vm", name).alive}
+    if not off:
+        return
     with contextlib.ExitStack() as locks:
         locked = []
         for name in sorted(off):

@@ -72,16 +72,14 @@ def row(
         return found
     if not all(gen_tag(each) in running for each in chunks[:here]):
         return found  # one state is run by itself, as state.sls_id does
-    begun = [low]
     for chunk in chunks[here + 1 :]:
         ours = chunk.get("state") == low.get("state") and chunk.get("lab") == low.get("lab")
         if not ours or chunk.get("fun") not in functions or conditional(chunk):
             break
-        needs = chunk.get("require", ())
+        begun, needs = [low, *found], chunk.get("require", ())
         if gen_tag(chunk) in running or not all(met(n, chunks, running, begun) for n in needs):
             break
         found.append(chunk)
-        begun.append(chunk)
     return found
 
 
