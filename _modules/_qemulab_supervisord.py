@@ -223,7 +223,8 @@ class Supervisord:
         if not self._opening:
             self.open()
         with self._only_one:
-            if self._opening and not host.wait_for(self._is_up, START_TIMEOUT):
+            # Machines wait for this; until its socket is there, the question is a look at a file.
+            if self._opening and not host.wait_for(self._is_up, START_TIMEOUT, slowest=0.005):
                 raise HostError("supervisord did not come up", host.read(self._log, 2000) or "")
         self._opening = False
 
