@@ -7,6 +7,7 @@ Reads what to do as JSON from standard input, writes what it found as JSON to st
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import shutil
@@ -15,11 +16,13 @@ import statistics
 import subprocess
 import sys
 import time
+import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
 STATE = Path("/var/lib/qemulab")
 LOGS = Path("/var/log/qemulab")
+RUNTIME = Path("/run/qemulab")
 RECIPE = STATE / "recipe"
 MACHINES = {"master": 10022, "worker1": 10023, "worker2": 10024}
 """The machines, and where SSH to each is forwarded from."""
@@ -169,6 +172,49 @@ def salt_alone(salt_call: str, env: dict[str, str]) -> dict[str, float]:
     return {what: statistics.median(each) for what, each in took.items()}
 
 
+def supervisor_alone(sockets: list[Path]) -> float:
+    """
+    Return the seconds in which the supervisor alone starts what the apply has started: nothing of
+    ours and nothing of Salt's is in it, every disk, script and unit is there.
+    """
+    for mark in STATE.glob("lab/vms/*/disks/.in-use"):
+        mark.unlink()  # killed in good order, so to say: their images are not to be checked
+    if Path("/run/systemd/system").is_dir():
+        directories = Path("/etc/systemd/system").glob("qemulab-*.service.d")
+        services = sorted(path.name.removesuffix(".d") for path in directories)
+        run("systemctl", "kill", "--signal=KILL", *services)
+        run("systemctl", "stop", *services)
+        argv = ["systemctl", "start", *services]
+    else:
+        pid = (RUNTIME / "lab/supervisord.pid").read_text(encoding="utf-8").strip()
+        supervisord = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
+        run("kill", pid)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.05)
+        argv = [sys.executable, "-I", __file__, "start-all", *supervisord]
+    time.sleep(1)
+    return start_lab(argv, dict(os.environ), sockets)["qmp"]
+
+
+def start_all(supervisord: list[str]) -> None:
+    """Start a supervisord, and all its programs as soon as it listens: autostart takes seconds."""
+    start = "supervisor.startProcess"
+    names = sorted(path.stem for path in STATE.glob("lab/units/*.ini"))
+    orders = [{"methodName": start, "params": [name, False]} for name in names]
+    body = xmlrpc.client.dumps((orders,), "system.multicall")
+    head = ("POST /RPC2 HTTP/1.1", "Content-Type: text/xml", f"Content-Length: {len(body)}")
+    request = "\r\n".join([*head, "", body]).encode()
+    subprocess.run(supervisord, check=True)
+    deadline = time.monotonic() + COMMAND_TIMEOUT
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(str(RUNTIME / "lab/supervisord.sock"))
+            client.sendall(request)
+            client.recv(4096)
+            return
+        time.sleep(QMP_INTERVAL)
+
+
 def no_op(salt_call: str, env: dict[str, str]) -> float:
     """Return the "Total run time" of an apply that has nothing to do, in ms."""
     argv = [salt_call, "--out=json", "state.apply", "lab"]
@@ -198,12 +244,13 @@ def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
     salt_call = f"{task['checkout']}/salt-call"
     alone = salt_alone(salt_call, env)
     # Where _qemulab_layout.py has them, for the lab of pillar.example.
-    sockets = [Path(f"/run/qemulab/lab/vms/{name}/qmp.sock") for name in MACHINES]
+    sockets = [RUNTIME / f"lab/vms/{name}/qmp.sock" for name in MACHINES]
     found: dict[str, Any] = dict(start_lab([salt_call, "state.apply", "lab"], env, sockets))
     found.update(alone)
     if task["ssh"]:
         found["ssh"] = all_answer_ssh(str(STATE / "lab/ssh/id_ed25519")) - found["begin"]
     found["no_op"] = [no_op(salt_call, env) for _ in range(task["no_ops"])]
+    found["alone"] = supervisor_alone(sockets)
     # The host's devices are this machine's own, and a lab may have made one.
     subprocess.run([salt_call, "state.apply", "lab.purge"], env=env, stdout=subprocess.DEVNULL)
     return found
@@ -211,6 +258,9 @@ def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
 
 def main() -> int:
     """Do what standard input says."""
+    if sys.argv[1:2] == ["start-all"]:
+        start_all(sys.argv[2:])
+        return 0
     task = json.load(sys.stdin)
     env = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
