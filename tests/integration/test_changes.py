@@ -136,7 +136,7 @@ def query(lab: Lab, command: str) -> dict[str, bool]:
     return {"cdrom": said == "True"}
 
 
-def test_f31_restart_waits(lab: Lab) -> None:
+def test_f31_restart_waits(lab: Lab, figures: Figures) -> None:
     """Without ``on_change: restart`` it is in no run's changes, and told as pending."""
     lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
     pid = lab.call("vm_info", "a")["pid"]
@@ -152,7 +152,8 @@ def test_f31_restart_waits(lab: Lab) -> None:
     # The next power cycle takes it up.
     lab.call("vm_restart", "a")
     assert lab.call("vm_info", "a")["started"]["memory"] == 48
-    assert "pending" not in lab.apply(declared=declared)["vm_running a"]
+    with figures.healing(lab.host.supervisor):
+        assert "pending" not in lab.apply(declared=declared)["vm_running a"]
 
 
 def test_f31_disk_order_and_cards_wait(lab: Lab) -> None:
@@ -290,7 +291,7 @@ def test_link_heals(lab: Lab) -> None:
     }
 
 
-def test_f32_prune_reports_and_stops(lab: Lab) -> None:
+def test_f32_prune_reports_and_stops(lab: Lab, figures: Figures) -> None:
     """Never without being asked, never a disk, never on an empty or faulty pillar."""
     declared = with_vm(disks=[{"size": "96M"}])
     declared["vms"]["b"] = tiny(disks=[{"size": "1M"}], nics=[])
@@ -306,6 +307,8 @@ def test_f32_prune_reports_and_stops(lab: Lab) -> None:
     state = agree(lab, declared)["pruned lab-pruned"]
     assert state["changes"] == {"vms:b": {"old": "running", "new": "stopped", "effect": "stop"}}
     assert lab.call("vm_info", "b")["disks"]["hda"]["size"] == "1M"
+    with figures.healing(lab.host.supervisor):
+        assert lab.changes(lab.apply(declared=declared)) == {}
 
 
 def test_f32_a_disk_that_is_no_longer_declared_stays(lab: Lab) -> None:

@@ -57,6 +57,8 @@ def test_f24_not_one_packet_leaves(tmp_path: Path, figures: Figures, supervisor:
         # A laptop moves: the default route goes away, and the lab does not notice.
         host.run(["ip", "route", "delete", "default"])
         lab.ssh("worker1", "ping -c 1 -W 5 master")
+        with figures.healing(supervisor):
+            assert lab.changes(lab.apply(declared=declared)) == {}
         lab.apply("lab.clean", declared=declared)
         seen = host.uplink.seen()
         figures.count("packets of the lab seen on other interfaces", len(seen), 1, supervisor)

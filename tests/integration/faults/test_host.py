@@ -14,6 +14,7 @@ import harness
 import pytest
 from faultlab import DECLARED
 from faultlab import qemus
+from figures import Figures
 from labs import Lab
 from labs import tiny
 
@@ -123,6 +124,14 @@ def nothing_is_made(lab: Lab) -> None:
     assert lab.host.run(["id", "qemulab"], check=False).returncode != 0
 
 
+def comes_up(lab: Lab, figures: Figures) -> None:
+    """Hold that the next apply makes the lab, once nothing is missing any more."""
+    with figures.healing(lab.host.supervisor):
+        lab.apply(declared=DECLARED)
+    assert lab.changes(lab.apply(declared=DECLARED)) == {}
+    assert len(qemus(lab)) == 1
+
+
 def said_once(done: str, what: str) -> None:
     """Hold that a fault is told once, without a traceback."""
     assert done.count(what) == 1 and "Traceback" not in done, done
@@ -135,7 +144,7 @@ class TestF29:
     def ends_whole(self) -> None:
         """There is no lab in the end."""
 
-    def test_f29_without_tun_or_the_right_to_it(self, host: harness.Host) -> None:
+    def test_f29_without_tun_or_the_right_to_it(self, host: harness.Host, figures: Figures) -> None:
         """One clear error, the same in a dry run; and nothing is made."""
         lab = Lab(host)
         pillar = lab.pillar(DECLARED)
@@ -151,6 +160,7 @@ class TestF29:
         assert done.returncode != 0
         said_once(done.stdout, "CAP_NET_ADMIN: root lacks it here, and can make no interface")
         nothing_is_made(lab)
+        comes_up(lab, figures)
 
     def test_f29_not_root(self, namespace_host: harness.Host) -> None:
         """A dry run is anybody's; an apply ends at its first change."""
@@ -194,7 +204,9 @@ class TestF30:
     def ends_whole(self) -> None:
         """There is no lab in the end."""
 
-    def test_f30_what_is_missing_has_its_package_named(self, host: harness.Host) -> None:
+    def test_f30_what_is_missing_has_its_package_named(
+        self, host: harness.Host, figures: Figures
+    ) -> None:
         """Programs, firmware and an ISO image; nothing of the machine or the network is there."""
         lab = Lab(host)
         lab.host.salt_call("qemulab.lab_ensure")
@@ -224,6 +236,7 @@ class TestF30:
             ["find", "/var/lib/qemulab/lab", "-path", "*/vms*", "-o", "-path", "*/n*"]
         )
         assert left.stdout == ""
+        comes_up(lab, figures)
 
     def test_f30_an_old_qemu_is_told_with_the_version_that_it_lacks(
         self, host: harness.Host

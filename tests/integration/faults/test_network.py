@@ -210,6 +210,8 @@ class TestWithALan:
             told = f"multicast of vmlan: {GROUP} is joined on uplink as well, by another process"
             warnings = states["declared lab-declared"]["warnings"]
             assert any(text.startswith(told) for text in warnings), warnings
+        with figures.healing(on):
+            assert beside.changes(beside.apply(declared=FORWARDED)) == {}
 
 
 def queued(lab: Lab) -> tuple[int, int]:

@@ -296,8 +296,8 @@ IN_THE_WAY = {
 
 
 @pytest.mark.parametrize("what", [pytest.param(what, id=f"F33-{what}") for what in IN_THE_WAY])
-def test_what_is_in_a_disks_place_is_left_alone(lab: Lab, what: str) -> None:
-    """Refused, by the dry run in the same words; not a byte of it changes."""
+def test_what_is_in_a_disks_place_is_left_alone(lab: Lab, figures: Figures, what: str) -> None:
+    """Refused, by the dry run in the same words; not a byte of it changes. Without it, it runs."""
     make, why = IN_THE_WAY[what]
     disk = f"{VMS}/a/disks/hda.qcow2"
     lab.host.run(["sh", "-c", f"vms={VMS} disk={disk}; mkdir -p {VMS}/a/disks; {make}"])
@@ -306,6 +306,10 @@ def test_what_is_in_a_disks_place_is_left_alone(lab: Lab, what: str) -> None:
     assert why in refused(lab, "vm_running a", tiny_lab())
     assert lab.host.run(sums).stdout == before
     assert not qemus(lab)
+    lab.host.run(["rm", disk])
+    with figures.healing(lab.host.supervisor):
+        lab.apply(declared=tiny_lab())
+    assert lab.changes(lab.apply(declared=tiny_lab())) == {}
 
 
 def test_f33_a_machines_disk_is_nobodys_backing_image(lab: Lab) -> None:
