@@ -11,6 +11,7 @@ from typing import Any
 
 import harness
 import pytest
+from figures import Figures
 from labs import Lab
 from labs import tiny
 
@@ -31,6 +32,14 @@ DECLARED: dict[str, Any] = {
         )
     },
 }
+
+
+def made_whole(lab: Lab, figures: Figures) -> None:
+    """Hold that the next apply makes the lab whole, and the one after it does nothing."""
+    with figures.healing(lab.host.supervisor):
+        lab.apply(declared=DECLARED)
+    assert lab.changes(lab.apply(declared=DECLARED)) == {}
+    assert len(qemus(lab)) == 1
 
 
 def digest(lab: Lab) -> str:

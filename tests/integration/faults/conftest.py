@@ -13,7 +13,7 @@ import harness
 import pytest
 from faultlab import DECLARED
 from faultlab import digest
-from faultlab import qemus
+from faultlab import made_whole
 from figures import Figures
 from labs import Lab
 
@@ -32,8 +32,5 @@ def ends_whole(lab: Lab, figures: Figures) -> Iterator[None]:
     """Hold every fault to what all of them promise."""
     before = digest(lab)
     yield
-    with figures.healing(lab.host.supervisor):
-        lab.apply(declared=DECLARED)
-    assert lab.changes(lab.apply(declared=DECLARED)) == {}
-    assert len(qemus(lab)) == 1
+    made_whole(lab, figures)
     assert digest(lab) == before

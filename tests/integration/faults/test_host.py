@@ -13,6 +13,7 @@ from typing import Any
 import harness
 import pytest
 from faultlab import DECLARED
+from faultlab import made_whole
 from faultlab import qemus
 from figures import Figures
 from labs import Lab
@@ -124,14 +125,6 @@ def nothing_is_made(lab: Lab) -> None:
     assert lab.host.run(["id", "qemulab"], check=False).returncode != 0
 
 
-def comes_up(lab: Lab, figures: Figures) -> None:
-    """Hold that the next apply makes the lab, once nothing is missing any more."""
-    with figures.healing(lab.host.supervisor):
-        lab.apply(declared=DECLARED)
-    assert lab.changes(lab.apply(declared=DECLARED)) == {}
-    assert len(qemus(lab)) == 1
-
-
 def said_once(done: str, what: str) -> None:
     """Hold that a fault is told once, without a traceback."""
     assert done.count(what) == 1 and "Traceback" not in done, done
@@ -160,7 +153,7 @@ class TestF29:
         assert done.returncode != 0
         said_once(done.stdout, "CAP_NET_ADMIN: root lacks it here, and can make no interface")
         nothing_is_made(lab)
-        comes_up(lab, figures)
+        made_whole(lab, figures)
 
     def test_f29_not_root(self, namespace_host: harness.Host) -> None:
         """A dry run is anybody's; an apply ends at its first change."""
@@ -236,7 +229,7 @@ class TestF30:
             ["find", "/var/lib/qemulab/lab", "-path", "*/vms*", "-o", "-path", "*/n*"]
         )
         assert left.stdout == ""
-        comes_up(lab, figures)
+        made_whole(lab, figures)
 
     def test_f30_an_old_qemu_is_told_with_the_version_that_it_lacks(
         self, host: harness.Host
