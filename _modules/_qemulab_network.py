@@ -291,10 +291,15 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         wait_until_ready(site, name, network)
         for host_name, item in row.reservations.items():
             made = planner.plan_reservation(before.reservations.get(host_name), item)
-            site.begun[f"reservation {name}", host_name] = Begun(made)
+            site.begun[reservation_key(name, host_name)] = Begun(made)
         if reread and not others:
             reread_names(site, name)
     return plan
+
+
+def reservation_key(network: str, name: str) -> tuple[str, str]:
+    """Return what a reservation that was made with its network is kept by: kind and name."""
+    return f"reservation {network}", name
 
 
 def beginnable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:

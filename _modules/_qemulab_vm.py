@@ -30,8 +30,11 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
 
     One that cannot be begun is left to its own state, which then tells why.
     """
-    new = {name: vm for name, vm in wanted.items() if ("vm", name) not in site.begun}
-    off = {name: vm for name, vm in new.items() if not site.status("vm", name).alive}
+    off = {
+        name: vm
+        for name, vm in wanted.items()
+        if ("vm", name) not in site.begun and not site.status("vm", name).alive
+    }
     if not off:
         return
     with contextlib.ExitStack() as locks:

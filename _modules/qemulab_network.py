@@ -154,9 +154,10 @@ def network_ensure(
         site.begun.clear()
         try:
             outcome = face.converge(site, look, act, test)
-            for each in () if test or not outcome["changes"] else probe.blocked(declared):
-                problem = f"the host's firewall drops {each.what} on {declared.interface}"
-                outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+            if outcome["changes"] and not test:
+                for each in probe.blocked(declared):
+                    problem = f"the host's firewall drops {each.what} on {declared.interface}"
+                    outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
         except Exception:
             machines.abandon(site)
             raise
@@ -236,7 +237,7 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
             wanted = spec.reservation_from(name, declaration, network)
 
         if wanted is not None and not test:
-            begun = site.begun.pop((f"reservation {network}", name), None)
+            begun = site.begun.pop(networks.reservation_key(network, name), None)
             if begun is not None:  # made with its network
                 return face.outcome(site, begun.plan)
 

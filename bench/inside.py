@@ -189,7 +189,10 @@ def supervisor_alone(sockets: list[Path]) -> float:
         pid = (RUNTIME / "lab/supervisord.pid").read_text(encoding="utf-8").strip()
         supervisord = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
         run("kill", pid)
+        deadline = time.monotonic() + COMMAND_TIMEOUT
         while Path(f"/proc/{pid}").exists():
+            if time.monotonic() > deadline:
+                raise Failure(f"the lab's supervisord (process {pid}) does not end")
             time.sleep(0.05)
         argv = [sys.executable, "-I", __file__, "start-all", *supervisord]
     time.sleep(1)
@@ -213,6 +216,7 @@ def start_all(supervisord: list[str]) -> None:
             client.recv(4096)
             return
         time.sleep(QMP_INTERVAL)
+    raise Failure("the new supervisord does not listen")
 
 
 def no_op(salt_call: str, env: dict[str, str]) -> float:

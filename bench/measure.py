@@ -190,13 +190,15 @@ def rows(rounds: list[dict[str, Any]], with_ssh: bool) -> list[Row]:
         table.append((label, "", f"{value:.1f} ms", "", f"<= {NO_OP_GOAL:g} ms", met))
     start = f"{statistics.median(pings):.3f} s"
     table.append(("Salt's own start (test.ping), taken out above", "", start, "", "", ""))
-    least = [
-        ("state.apply of one test.nop, in the figures above", lambda e: e["nothing"] - e["ping"]),
-        ("the supervisor alone, all made: until QMP", lambda e: e["alone"]),
-        ("the least there can be: these two", lambda e: e["nothing"] - e["ping"] + e["alone"]),
-    ]
-    for name, figure in least:
-        table += pairs(name, [e["qmp"] for e in script], [figure(e) for e in salt], 0.0, 3)
+    nothing = [each["nothing"] - each["ping"] for each in salt]
+    alone = [each["alone"] for each in salt]
+    least = [sum(both) for both in zip(nothing, alone, strict=True)]
+    for name, values in (
+        ("state.apply of one test.nop, in the figures above", nothing),
+        ("the supervisor alone, all made: until QMP", alone),
+        ("the least there can be: these two", least),
+    ):
+        table += pairs(name, [each["qmp"] for each in script], values, 0.0, 3)
     return table
 
 
