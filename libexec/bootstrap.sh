@@ -91,6 +91,12 @@ ensure_venv() { # REQUIREMENTS WHAT
     ) 9<"$checkout" || exit
 }
 
+# Make the virtualenv hold what ./test needs.
+ensure_test_venv() {
+    ensure_venv requirements.txt "Salt (some minutes at most)"
+    ensure_venv requirements-test.txt "pytest, mypy and ruff"
+}
+
 fill_venv() { # REQUIREMENTS WHAT
     venv_is_whole || make_venv
     [ -w "$venv" ] || die "$venv belongs to another user: run it as that user (root: with sudo)"

@@ -129,20 +129,18 @@ def supervisord_pid(lab: Lab) -> int:
     return int(found.split()[0])
 
 
-def supervisorctl(lab: Lab, *words: str) -> str:
-    """Ask the lab's supervisord, as a person would; return what it says."""
-    control = [f"{harness.REPO}/.venv/bin/python", "-m", "supervisor.supervisorctl"]
-    server = ["-s", "unix:///run/qemulab/lab/supervisord.sock"]
-    return lab.host.run([*control, *server, *words], check=False).stdout
-
-
 def forgive(lab: Lab) -> None:
     """Have the supervisor forget earlier failures: it waits longer after each, then gives up."""
     if lab.host.supervisor == "systemd":
         lab.host.run(["systemctl", "reset-failed"])
         return
+
+    def settled() -> bool:
+        states = {info["statename"] for info in lab.supervisord().getAllProcessInfo()}
+        return "STARTING" not in states
+
     # It believes in a start that has lasted for a second.
-    harness.wait_for(lambda: "STARTING" not in supervisorctl(lab, "status"), 10, "supervisord")
+    harness.wait_for(settled, 10, "supervisord")
 
 
 def end_all(lab: Lab) -> list[int]:

@@ -189,6 +189,10 @@ class Host:
             ending = f"exit status {done.returncode} and no JSON"
             raise HostFailure(command, ending, done.stdout, done.stderr) from None
 
+    def path(self, path: str) -> Path:
+        """Return where this process finds a file or a socket of the host."""
+        return Path(f"/proc/{self.pid1}/root{path}")
+
     def processes(self) -> set[str]:
         """Return the command lines of all processes but PID 1; a zombie's ends in ``<defunct>``."""
         lines = self.run(["ps", "-e", "-ww", "-o", "pid=,args="]).stdout.splitlines()

@@ -4,14 +4,21 @@ A lab on a throw-away host, as a user handles it: apply, log in, ask, take away.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import subprocess
+import xmlrpc.client
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _qemulab_units as units
 import harness
+from _qemulab_qmp import Qmp
+from _qemulab_qmp import QmpError
+from supervisor.xmlrpc import SupervisorTransport
 
 GUEST_ROOT = harness.REPO / ".venv/var/tests/guest"
 """Where the guest is built once for all tests: that needs a network, which no host here has."""
@@ -25,6 +32,7 @@ STAYS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/sub",
 """What making the user qemulab writes; the user is to stay."""
 
 
+@functools.cache
 def built_guest() -> Path:
     """Build the built-in guest where it is not built yet, and return its directory."""
     built = subprocess.run(
@@ -103,21 +111,69 @@ class Lab:
         ).stdout.strip()
 
     def wait_for_login(self, *names: str) -> None:
-        """Wait until machines of the recipe let us in."""
+        """Wait until machines of the recipe let us in; a failure says where the machine hangs."""
         for name in names:
-            harness.wait_for(
-                lambda name=name: self.ssh(name, "echo in", check=False) == "in",
-                LOGIN_TIMEOUT,
-                f"SSH on {name}",
-            )
+            try:
+                harness.wait_for(
+                    lambda name=name: self.ssh(name, "echo in", check=False) == "in",
+                    LOGIN_TIMEOUT,
+                    f"SSH on {name}",
+                )
+            except harness.HostFailure as err:
+                said = [self.console(name)[-3000:], self._where_it_is(name)]
+                raise harness.HostFailure(["a login"], str(err), *said) from None
+
+    def _where_it_is(self, name: str) -> str:
+        """Return where a machine's CPUs are, or why they cannot be asked."""
+        order = {"command-line": "info registers -a"}
+        try:
+            with self.qmp(name) as qmp:
+                shown = str(qmp.execute("human-monitor-command", order))
+        except QmpError as err:
+            return str(err)
+        return " ".join(re.findall(r"RIP=\w+|HLT=\d", shown))
 
     def pids(self) -> dict[str, int]:
-        """Return the PIDs of the lab's processes, as their supervisor knows them."""
-        found = {name: self.call("vm_info", name)["pid"] for name in self.call("vm_list")}
-        for name in self.call("network_list"):
-            info = self.call("network_info", name)
-            found |= {f"{kind} {name}": info[kind]["pid"] for kind in ("hub", "dnsmasq")}
+        """
+        Return the PIDs of the lab's processes by name, as their supervisor knows them.
+
+        It is asked itself: each ``salt-call`` is most of a second in which a core is busy.
+        """
+        if self.host.supervisor == "systemd":
+            found = self._services()
+        else:
+            programs = self.supervisord().getAllProcessInfo()
+            found = {tuple(item["name"].split("-", 1)): item["pid"] for item in programs}
+        return {
+            name if kind == "vm" else f"{kind} {name}": pid
+            for (kind, name), pid in found.items()
+            if pid
+        }
+
+    def _services(self) -> dict[tuple[str, ...], int]:
+        """Return the main processes of systemd's units of the lab, by kind and name."""
+        show = ["systemctl", "show", "--property=Id,MainPID", "qemulab-*@lab:*.service"]
+        found = {}
+        for block in self.host.run(show).stdout.split("\n\n"):
+            values = dict(line.partition("=")[::2] for line in block.splitlines())
+            kind, _, name = units.parse_service(values.get("Id", "")) or ("", "", "")
+            found[kind, name] = int(values.get("MainPID", 0))
         return found
+
+    def supervisord(self) -> Any:
+        """Return the lab's supervisord as an object with its XML-RPC methods."""
+        socket = self.host.path("/run/qemulab/lab/supervisord.sock")
+        transport = SupervisorTransport(serverurl=f"unix://{socket}")
+        return xmlrpc.client.ServerProxy("http://localhost", transport).supervisor
+
+    def console(self, name: str) -> str:
+        """Return all that a machine has said on its serial console; empty before its start."""
+        log = self.host.path(f"/var/log/qemulab/lab/consoles/{name}.log")
+        return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+    def qmp(self, name: str) -> Qmp:
+        """Return a connection to a machine's QEMU."""
+        return Qmp(self.host.path(f"/run/qemulab/lab/vms/{name}/qmp.sock"))
 
     def leftovers(self) -> dict[str, set[str]]:
         """Return what is there and was not when the host came up, but for the user qemulab."""

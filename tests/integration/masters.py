@@ -24,6 +24,8 @@ ENVIRONMENT = {
     # As ./salt-call does: the virtualenv has no byte code beside its sources.
     "PYTHONPYCACHEPREFIX": os.fspath(REPO / ".venv/var/pycache"),
     "PYTHONWARNINGS": "ignore",
+    # Once a test has put something there (have_gitpython).
+    "PYTHONPATH": "/opt/gitpython",
 }
 
 MAIN = {
@@ -90,6 +92,17 @@ class Salted:
         self.write("/srv/pillar/top.sls", {"base": {MINION: ["lab"], "otherhost": ["other"]}})
         self.write("/srv/pillar/lab.sls", {"lab": lab})
         self.write("/srv/pillar/other.sls", {"lab": {"name": "not a name"}})
+
+    def have_gitpython(self) -> None:
+        """
+        Let the master serve from Git, by the distribution's GitPython.
+
+        In the virtualenv it would be a sixth of each ``salt-call``: Salt imports it where it can.
+        """
+        packages = "/usr/lib/python3/dist-packages"
+        links = [f"{packages}/{name}" for name in ("git", "gitdb", "smmap")]
+        self.host.run(["mkdir", "/opt/gitpython"])
+        self.host.run(["ln", "-s", *links, "/opt/gitpython"])
 
     # its daemons
 

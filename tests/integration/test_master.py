@@ -60,6 +60,7 @@ def salted(
             origin = make_origin(shared)
             url = {"https://git.example.org/qemulab.git": f"file://{origin}"}
             salted.configure("master", "qemulab-gitfs", url)
+            salted.have_gitpython()
         salted.declare(LAB)
         salted.write("/srv/salt/top.sls", {"base": {MINION: ["lab"]}})
         salted.start("master", "minion")

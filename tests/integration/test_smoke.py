@@ -67,9 +67,9 @@ def test_guest_answers_ssh(lab: Lab) -> None:
 
 def test_second_apply_changes_nothing(lab: Lab) -> None:
     """The same process is left alone."""
-    before = lab.call("vm_info", "master")["pid"]
+    before = lab.pids()["master"]
     assert lab.changes(lab.apply(declared=DECLARED)) == {}
-    assert lab.call("vm_info", "master")["pid"] == before
+    assert lab.pids()["master"] == before
 
 
 def test_purge_leaves_nothing(lab: Lab) -> None:

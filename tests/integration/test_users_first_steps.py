@@ -308,9 +308,7 @@ def test_console_socket_gives_a_shell(namespace_host: harness.Host) -> None:
     lab = Lab(namespace_host)
     guest = tiny(boot="guest", memory=192, nics=[])
     lab.apply(declared={"vms": {"a": guest}})
-    harness.wait_for(
-        lambda: "qemulab: booted" in lab.call("vm_console", "a"), 90, "the guest's report"
-    )
+    harness.wait_for(lambda: "qemulab: booted" in lab.console("a"), 90, "the guest's report")
     path = lab.call("vm_info", "a")["console"]["socket"]
     script = f"(sleep 1; echo; sleep 2; echo 'echo $((6*7))'; sleep 2) | socat -t1 - UNIX:{path}"
     assert "42" in namespace_host.run(["sh", "-c", script]).stdout

@@ -56,8 +56,7 @@ class Console:
     """The serial console of the writing machine, with a root shell at its end."""
 
     def __init__(self, lab: Lab) -> None:
-        # From outside the host: a socket is found by its path alone.
-        self.path = f"/proc/{lab.host.pid1}/root/run/qemulab/lab/vms/{NAME}/serial.sock"
+        self.path = str(lab.host.path(f"/run/qemulab/lab/vms/{NAME}/serial.sock"))
         self.said = ""
         self.socket = socket.socket(socket.AF_UNIX)
         harness.wait_for(self.connect, BOOT_TIMEOUT, "the writing machine's console")

@@ -16,7 +16,6 @@ from faultlab import dns_answers
 from faultlab import healed
 from faultlab import hub_carries
 from faultlab import pids
-from faultlab import supervisorctl
 from figures import Figures
 from labs import Lab
 from labs import tiny
@@ -48,7 +47,7 @@ def stop_dnsmasq(lab: Lab) -> None:
     if lab.host.supervisor == "systemd":
         lab.host.run(["systemctl", "stop", "qemulab-dnsmasq@lab:vmlan"])
         return
-    assert "stopped" in supervisorctl(lab, "stop", "dnsmasq-vmlan")
+    assert lab.supervisord().stopProcess("dnsmasq-vmlan") is True
 
 
 @contextlib.contextmanager

@@ -84,10 +84,10 @@ def test_f21_a_reboot(tmp_path: Path, figures: Figures, supervisor: str) -> None
             figures.seconds("F21 reboot: the lab is up", time.monotonic() - begin, supervisor)
             assert LEASE in leases(lab)
             assert lab.call("vm_list") == {"a": "running", "b": "stopped"}
-            up = lab.call("vm_info", "a")["pid"]
+            up = lab.pids()["a"]
             with figures.healing(supervisor):
                 assert lab.changes(lab.apply(declared=DECLARED)).keys() == {"vm_running b"}
-            assert lab.call("vm_info", "a")["pid"] == up
+            assert lab.pids()["a"] == up
         else:
             assert lab.call("vm_list") == {"a": "stopped", "b": "stopped"}
             with figures.healing(supervisor):
