@@ -32,6 +32,8 @@ FAIL, WARN, OK = "fail", "warn", "ok"
 ORDER = (FAIL, WARN, OK)
 
 DENIALS = re.compile(r'apparmor="DENIED"|avc:  ?denied')
+PANIC = re.compile(r"---\[ end Kernel panic - not syncing: ([ -~]{0,200}?) ?\]---\s*\Z")
+"""The last words of a Linux that has crashed (kernel/panic.c), of a guest's own choice of text."""
 OUR_PROGRAMS = re.compile(r'(comm|name)="?[^"]*(qemu|dnsmasq|socat)')
 
 
@@ -288,6 +290,20 @@ def denials(lab: Lab, site: Site) -> Iterator[Finding]:
         yield Finding(OK, "AppArmor, SELinux", "no denial of a program of a lab")
 
 
+def guests(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look for machines that run and whose Linux has crashed: QEMU itself is well."""
+    alive = [name for name in lab.vms if site.status("vm", name).alive]
+    crashed = False
+    for name in alive:
+        panic = PANIC.search(host.read(site.layout.console(name), limit=2000) or "")
+        if panic is not None:
+            crashed = True
+            says = f"its kernel panicked: {' '.join(panic[1].split())}"
+            yield Finding(WARN, name, says, f"qemulab.vm_console {name}, qemulab.vm_reset {name}")
+    if alive and not crashed:
+        yield Finding(OK, "guests", "no serial console ends with a kernel panic")
+
+
 CHECKS: tuple[Check, ...] = (
     packages,
     supervisor,
@@ -302,4 +318,5 @@ CHECKS: tuple[Check, ...] = (
     other_servers,
     firewall,
     denials,
+    guests,
 )

@@ -25,8 +25,8 @@ def doctor(pillar=None):
     Returns a line for each check, ``fail``, ``warn`` or ``ok``, what to do first at the top. Looked
     at are packages, supervisor, virtualization, TUN, multicast, memory, disk space, addresses,
     ports with their owners, other DHCP and DNS servers, the firewall, denials of AppArmor and
-    SELinux. Nothing is changed. The exit status of ``./salt-call`` is 1 where a check fails. Raises
-    SaltInvocationError for a faulty declaration.
+    SELinux, machines that run and whose Linux has panicked. Nothing is changed. The exit status of
+    ``./salt-call`` is 1 where a check fails. Raises SaltInvocationError for a faulty declaration.
 
     CLI Example:
 

@@ -189,7 +189,7 @@ def test_hand_typed_qemu_joins(lab: Lab) -> None:
     command += ["-netdev", "socket,id=vmlan,mcast=230.0.0.1:1234"]
     command += ["-device", "virtio-net-pci,netdev=vmlan,mac=52:54:00:aa:bb:cc"]
     command += ["-kernel", f"{guest}/vmlinuz", "-initrd", f"{guest}/initrd"]
-    command += ["-append", "console=ttyS0", "-serial", "none", "-monitor", "none"]
+    command += ["-append", "console=ttyS0 no_timer_check", "-serial", "none", "-monitor", "none"]
     command += ["-daemonize", "-pidfile", "/tmp/stranger.pid"]
     lab.host.run(command)
 

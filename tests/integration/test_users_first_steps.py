@@ -304,11 +304,27 @@ def test_functions_answer_without_a_lab(namespace_host: harness.Host) -> None:
 
 
 def test_console_socket_gives_a_shell(namespace_host: harness.Host) -> None:
-    """The serial console is a file to read and a socket to type into."""
+    """The serial console is a file to read and a socket to type into; the doctor reads its end."""
     lab = Lab(namespace_host)
     guest = tiny(boot="guest", memory=192, nics=[])
     lab.apply(declared={"vms": {"a": guest}})
     harness.wait_for(lambda: "qemulab: booted" in lab.console("a"), 90, "the guest's report")
     path = lab.call("vm_info", "a")["console"]["socket"]
-    script = f"(sleep 1; echo; sleep 2; echo 'echo $((6*7))'; sleep 2) | socat -t1 - UNIX:{path}"
-    assert "42" in namespace_host.run(["sh", "-c", script]).stdout
+
+    def typed(line: str) -> str:
+        script = f"(sleep 1; echo; sleep 2; echo '{line}'; sleep 2) | socat -t1 - UNIX:{path}"
+        return namespace_host.run(["sh", "-c", script]).stdout
+
+    def doctor() -> list[str]:
+        pillar = lab.pillar({"vms": {"a": guest}})
+        said = namespace_host.salt_call("qemulab.doctor", pillar=pillar)
+        return [line for line in said if "panic" in line]
+
+    assert "42" in typed("echo $((6*7))")
+    assert doctor() == ["ok    guests: no serial console ends with a kernel panic"]
+    assert "end Kernel panic" in typed("echo c >/proc/sysrq-trigger")
+    do = "qemulab.vm_console a, qemulab.vm_reset a"
+    assert doctor() == [f"warn  a: its kernel panicked: sysrq triggered crash; {do}"]
+    lab.call("vm_reset", "a")
+    harness.wait_for(lambda: lab.console("a").count("qemulab: booted") == 2, 90, "a new boot")
+    assert doctor() == ["ok    guests: no serial console ends with a kernel panic"]

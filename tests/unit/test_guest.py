@@ -38,7 +38,7 @@ def test_kernel_arguments() -> None:
     """The serial console is last: /dev/console, where the guest reports, is that one."""
     assert guest.kernel_arguments() == (
         "console=tty0 console=ttyS0,115200 loglevel=4 mitigations=off cryptomgr.notests=1 "
-        "audit=0 apparmor=0 tsc=reliable"
+        "audit=0 apparmor=0 tsc=reliable no_timer_check"
     )
 
 
