@@ -32,6 +32,7 @@ RESUME_WATCH = 0.5
 """Seconds within which a QEMU that was resumed stops again if what stopped it has not changed."""
 KVM_WATCH = 0.3
 """Seconds within which QEMU finds out, with its guest's first steps, that KVM is no use."""
+NO_USE = "KVM is no use to it here: declare accel: tcg"
 PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 
@@ -132,9 +133,11 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
         settle(site, name, vm, hard=True)
         problem = f"{name} did not start: it is {state or 'not answering'}"
+        said = log or said
         if kvm and state in DEAD:  # its log ends in the guest's registers
-            raise HostError(problem, hint="KVM is no use to it here: declare accel: tcg")
-        raise HostError(problem, log or said, hint=probe.old_qemu())
+            raise HostError(problem, hint=NO_USE)
+        blamed = kvm and "kvm" in said.lower()  # QEMU's own words
+        raise HostError(problem, said, hint=NO_USE if blamed else probe.old_qemu())
     for index, nic in enumerate(vm.nics):
         if not nic.connected:
             live.set_link(site, name, index, False)

@@ -182,13 +182,15 @@ def guest_problem(accel: str) -> str:
         argv = [binary("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none"]
         argv += ["-accel", accel, "-machine", "pc", "-m", "16", "-bios", rom.name]
         argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+        argv += ["-cpu", "host"] if accel == "kvm" else []  # as the machines have it
         try:
             done = host.run(argv, check=False, timeout=FIRST_STEPS_TIMEOUT)
         except HostError:
             return "guests hang"
     if done.status == _qemulab_accel.FIRST_STEPS_DONE:
         return ""
-    return (done.stderr.strip().splitlines() or ["no guest runs"])[0]
+    said = [line for line in done.stderr.strip().splitlines() if "warning:" not in line]
+    return (said or ["no guest runs"])[0]
 
 
 def accessible(path: str, wanted: int) -> bool:

@@ -30,8 +30,8 @@ GUEST = "192.168.76.7/24"
 
 CLONE_NEWNET = 0x40000000
 
-#: Seconds after which a packet that has not come was dropped; it takes well under a millisecond.
-PATIENCE = 0.25
+#: Seconds after which a packet that has not come was dropped: a millisecond, on a host with time.
+PATIENCE = 1.0
 
 
 @contextlib.contextmanager
