@@ -72,6 +72,16 @@ class Begun(NamedTuple):
     said: str = ""
 
 
+class Pressed(NamedTuple):
+    """
+    A machine whose power button was pressed together with others': the plan that its own state
+    reports, and since when it has had its grace (``time.monotonic``).
+    """
+
+    plan: Plan
+    since: float
+
+
 class Site:
     """
     One lab on this host.
@@ -95,6 +105,8 @@ class Site:
         self._files: dict[Path, tuple[Any, Any]] = {}
         self.begun: dict[tuple[str, str], Begun] = {}
         """What was begun with something else, until its own state asks: by kind and name."""
+        self.pressed: dict[str, Pressed] = {}
+        """Machines that are on their way off, until their own state asks: by name."""
 
     # what is
 

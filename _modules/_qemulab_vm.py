@@ -5,6 +5,7 @@ Machines: how a plan for one is carried out, and how several are begun at once.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from collections.abc import Mapping
 
 import _qemulab_disks as disks
@@ -16,6 +17,8 @@ import _qemulab_power as power
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import facts
+from _qemulab_look import look
+from _qemulab_plan import Plan
 from _qemulab_plan import VmFacts
 from _qemulab_site import Begun
 from _qemulab_site import Site
@@ -55,6 +58,22 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
             with contextlib.suppress(HostError):
                 said = power.begin(site, {name: off[name] for name in plans})
                 site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
+
+
+def press_together(site: Site, plans: Mapping[str, Callable[[], Plan]]) -> None:
+    """
+    Press the power buttons of machines that are to be stopped one after another: their guests go
+    down at the same time, and those that ignore it are waited for together.
+
+    plans
+        By name, what returns the plan that the machine's own state is to report.
+
+    One that does not run, or that another apply is at, is left to its own state.
+    """
+    for name, plan in plans.items():
+        with contextlib.suppress(HostError), site.lock("vm", name, timeout=0):
+            if name not in site.pressed and look(site, name)[0] == "running":
+                power.press(site, name, plan())
 
 
 def abandon(site: Site) -> None:

@@ -16,12 +16,14 @@ import _qemulab_host as host
 import _qemulab_image as image
 import _qemulab_kinds as kinds
 import _qemulab_look as looks
+import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_tree as tree
 import _qemulab_version
+import _qemulab_vm as machines
 from _qemulab_host import HostError
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
@@ -346,8 +348,11 @@ def prune(vms, networks, mode="report", lab=None, test=False):
             return plan_lab.plan_prune(facts, vms, networks, mode)
 
         def act(plan):
-            for change in plan.changes:
-                noun, _, name = change.key.partition(":")
+            keys = [change.key.partition(":") for change in plan.changes]
+            off = planner.plan_vm_stopped(True)
+            ways = {name: lambda: off for noun, _, name in keys if noun == "vms"}
+            machines.press_together(site, ways)
+            for noun, _, name in keys:
                 if noun == "vms":
                     __salt__["qemulab.vm_stop"](name, lab=site.lab)
                 else:

@@ -2,6 +2,7 @@
 Labs of QEMU machines: the machines.
 """
 
+import functools
 import re
 import shlex
 
@@ -29,6 +30,11 @@ def __virtual__():
 
 def _site(lab=None):
     return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def _press(site, plans, test):
+    if host.is_root() and not test:
+        machines.press_together(site, plans)
 
 
 def vm_list(lab=None):
@@ -167,7 +173,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         return {**outcome, "ssh": access.ssh_command(site, declared), "images": paths}
 
 
-def vm_remove(name, purge=False, lab=None, test=False):
+def vm_remove(name, purge=False, lab=None, test=False, together=None):
     """
     Take a machine away: stopped first; its disks stay.
 
@@ -183,6 +189,10 @@ def vm_remove(name, purge=False, lab=None, test=False):
     test
         Only say what would be done. Default ``False``.
 
+    together
+        Machines that calls of their own are about to remove, as name and ``purge``: their power
+        buttons are pressed at once. Default: none.
+
     Returns what ``vm_ensure`` returns.
 
     CLI Example:
@@ -195,16 +205,23 @@ def vm_remove(name, purge=False, lab=None, test=False):
         site = _site(lab)
         face.need_name(name, f"lab:vms:{name}")
         how = []
+
+        def look(name=name, purge=purge):
+            return planner.plan_vm_absent(looks.facts(site, name, strict=False), purge)
+
+        if together:
+            ways = {each: functools.partial(look, each, gone) for each, gone in together.items()}
+            _press(site, ways, test)
         outcome = face.converge(
             site,
-            lambda: planner.plan_vm_absent(looks.facts(site, name, strict=False), purge),
+            lambda: site.pressed[name].plan if name in site.pressed else look(),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
         return {**outcome, "how": (how or ["stopped"])[0]}
 
 
-def vm_power_off(name, lab=None, test=False):
+def vm_power_off(name, lab=None, test=False, together=None):
     """
     Have a machine off: what the state ``vm_stopped`` does.
 
@@ -216,6 +233,10 @@ def vm_power_off(name, lab=None, test=False):
 
     test
         Only say what would be done. Default ``False``.
+
+    together
+        Names of machines that calls of their own are about to power off: their power buttons are
+        pressed at once. Default: none.
 
     Returns what ``vm_ensure`` returns; ``how`` is one of ``vm_stop``'s words.
 
@@ -230,12 +251,15 @@ def vm_power_off(name, lab=None, test=False):
         how = []
 
         def look():
+            if name in site.pressed:
+                return site.pressed[name].plan
             status, _ = looks.look(site, name, fresh=True)
             return planner.plan_vm_stopped(status not in looks.OFF)
 
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
 
+        _press(site, {each: lambda: planner.plan_vm_stopped(True) for each in together or ()}, test)
         return {**face.converge(site, look, act, test), "how": (how or ["stopped"])[0]}
 
 

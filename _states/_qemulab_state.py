@@ -106,7 +106,7 @@ def met(
     wanted = [chunk for chunk in chunks if is_named(chunk, *named(item))]
     return bool(wanted) and all(
         running.get(gen_tag(chunk), {}).get("result") is True
-        or (chunk["fun"] != "vm_running" and any(same(chunk, other) for other in begun))
+        or (not chunk["fun"].startswith("vm_") and any(same(chunk, other) for other in begun))
         for chunk in wanted
     )
 

@@ -98,15 +98,21 @@ def vm_stopped(name, lab=None):
     lab
         Name of the lab. Default: the pillar's.
 
+    Machines whose states follow one another at once, and do not require each other, hear their
+    power buttons together; each state then waits for its own.
+
     .. code-block:: yaml
 
         worker2:
           qemulab.vm_stopped: []
     """
+    together = [chunk["name"] for chunk in shape.following(globals(), {"vm_stopped"})]
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        lambda: __salt__["qemulab.vm_power_off"](name, lab=lab, test=__opts__["test"]),
+        lambda: __salt__["qemulab.vm_power_off"](
+            name, lab=lab, test=__opts__["test"], together=together
+        ),
         already=f"{name} is already stopped",
         would=f"{name} would be stopped",
         has=f"{name} has been stopped",
@@ -126,16 +132,22 @@ def vm_absent(name, purge=False, lab=None):
     lab
         Name of the lab. Default: the pillar's.
 
+    Machines are powered off together as by ``vm_stopped``.
+
     .. code-block:: yaml
 
         worker2:
           qemulab.vm_absent:
             - purge: True
     """
+    row = shape.following(globals(), {"vm_absent"})
+    together = {chunk["name"]: chunk.get("purge", False) for chunk in row}
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
-        lambda: __salt__["qemulab.vm_remove"](name, purge=purge, lab=lab, test=__opts__["test"]),
+        lambda: __salt__["qemulab.vm_remove"](
+            name, purge=purge, lab=lab, test=__opts__["test"], together=together
+        ),
         already=f"{name} is already absent",
         would=f"{name} would be removed",
         has=f"{name} has been removed",

@@ -198,3 +198,16 @@ def test_watch_anything_else(lab: Lab) -> None:
     assert done["vm_running watches"]["changes"] == restart
     assert starts(lab, "watches") == 2 and starts(lab, "listens") == 1
     assert lab.call("vm_list")["watches"] == "running"
+
+
+def test_one_that_requires_another_is_stopped_after_it(lab: Lab) -> None:
+    """Its power button is pressed only then; otherwise all of a row hear theirs at once."""
+    grace = 4
+    names = ("s1", "s2")
+    for between in ([], [{"require": [{"qemulab": "s1"}]}]):
+        apply(lab, {name: machine(stop_grace=grace) for name in names})
+        sls: SLS = {"s1": {"qemulab.vm_stopped": []}, "s2": {"qemulab.vm_stopped": between}}
+        done = agree(lab, sls)
+        first, second = (done[f"vm_stopped {name}"]["duration"] / 1000 for name in names)
+        assert first >= grace
+        assert (second >= grace) is bool(between)

@@ -63,6 +63,45 @@ def test_one_that_cannot_run_costs_the_others_nothing(host: harness.Host) -> Non
     assert lab.pids().items() >= pids.items()
 
 
+GRACE = 6
+"""Seconds that machines which never hear their power buttons are given to hear them."""
+
+
+def test_a_row_is_powered_off_together(host: harness.Host) -> None:
+    """Those that ignore it are waited for at once; one that hears it is off before its own turn."""
+    lab = Lab(host)
+    declared = {"vms": {name: tiny(stop_grace=GRACE) for name in ("a", "b", "d")}}
+    declared["vms"]["c"] = tiny(boot="guest", memory=192, stop_grace=60, nics=[])
+    lab.apply(declared=declared)
+    harness.wait_for(lambda: "qemulab: booted" in lab.console("c"), 90, "the guest's report")
+    would = lab.changes(lab.apply("lab.clean", declared=declared, test=True))
+    states = lab.apply("lab.clean", declared=declared)
+    assert lab.changes(states) == would
+    removed = {name: states[f"vm_absent {name}"] for name in "abcd"}
+    for name, state in removed.items():
+        assert state["changes"]["running"] == {"old": True, "new": False, "effect": "stop"}
+        assert ("it ignored its power button (quit)" in state["comment"]) is (name != "c")
+    seconds = {name: state["duration"] / 1000 for name, state in removed.items()}
+    assert seconds["a"] >= GRACE
+    assert seconds["b"] + seconds["d"] < GRACE
+    # Its guest was told while a was waited for, and takes some seconds at most.
+    assert seconds["c"] < GRACE
+    assert lab.call("vm_list") == {}
+
+
+def test_what_is_left_over_is_powered_off_together(host: harness.Host) -> None:
+    """One state stops them all: for as long as one of them."""
+    lab = Lab(host)
+    machines = {name: tiny(stop_grace=GRACE) for name in ("a", "b", "c")}
+    lab.apply(declared={"vms": machines})
+    declared = {"vms": {"a": machines["a"]}, "prune": "stop"}
+    would = lab.changes(lab.apply(declared=declared, test=True))
+    states = lab.apply(declared=declared)
+    assert lab.changes(states) == would
+    assert GRACE <= states["pruned lab-pruned"]["duration"] / 1000 < 2 * GRACE
+    assert lab.call("vm_list") == {"a": "running", "b": "stopped", "c": "stopped"}
+
+
 ON_LAN = [{"network": "vmlan"}]
 RESERVED = {"a": {"mac": "52:54:00:00:00:0a", "address": "10.0.3.110"}}
 
