@@ -9,6 +9,7 @@ a login with TCG).
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 WANTED = ("auto", "kvm", "tcg")
@@ -40,6 +41,17 @@ def first_steps() -> bytes:
         part = bytes.fromhex(text)
         rom[place : place + len(part)] = part
     return bytes(rom)
+
+
+BLAME = re.compile(
+    r"(initialize|access) kvm|kvm( internal error|: entry| run failed| version|/kvm\.c:)|set MSR ",
+    re.IGNORECASE,
+)
+
+
+def blames_kvm(said: str) -> bool:
+    """Return whether QEMU says that it has ended for its KVM. Source: QEMU's accel/kvm, target."""
+    return BLAME.search(said) is not None
 
 
 class Accel(NamedTuple):

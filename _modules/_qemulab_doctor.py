@@ -32,8 +32,8 @@ FAIL, WARN, OK = "fail", "warn", "ok"
 ORDER = (FAIL, WARN, OK)
 
 DENIALS = re.compile(r'apparmor="DENIED"|avc:  ?denied')
-PANIC = re.compile(r"---\[ end Kernel panic - not syncing: ([ -~]{0,200}?) ?\]---\s*\Z")
-"""The last words of a Linux that has crashed (kernel/panic.c), of a guest's own choice of text."""
+PANIC = re.compile(r"---\[ end Kernel panic - not syncing: ([ -~]{0,200}?)( \]---)?\s*\Z")
+"""The last words of a Linux that has crashed (kernel/panic.c); older ones close no bracket."""
 OUR_PROGRAMS = re.compile(r'(comm|name)="?[^"]*(qemu|dnsmasq|socat)')
 
 
@@ -290,12 +290,21 @@ def denials(lab: Lab, site: Site) -> Iterator[Finding]:
         yield Finding(OK, "AppArmor, SELinux", "no denial of a program of a lab")
 
 
+def _said(site: Site, name: str) -> str:
+    """Return the end of what a machine has said on its serial console since QEMU was started."""
+    console, socket = site.layout.console(name), site.layout.qmp(name)
+    with contextlib.suppress(OSError):
+        if console.stat().st_mtime < socket.stat().st_mtime:
+            return ""
+    return host.read(console, limit=2000) or ""
+
+
 def guests(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look for machines that run and whose Linux has crashed: QEMU itself is well."""
     alive = [name for name in lab.vms if site.status("vm", name).alive]
     crashed = False
     for name in alive:
-        panic = PANIC.search(host.read(site.layout.console(name), limit=2000) or "")
+        panic = PANIC.search(_said(site, name))
         if panic is not None:
             crashed = True
             says = f"its kernel panicked: {' '.join(panic[1].split())}"

@@ -16,6 +16,7 @@ import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
 import _qemulab_process as process
+from _qemulab_accel import blames_kvm
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import OFF
@@ -139,8 +140,9 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
         said = log or said
         if kvm and state in DEAD:  # its log ends in the guest's registers
             raise HostError(problem, hint=NO_USE)
-        blamed = kvm and "kvm" in said.lower()  # QEMU's own words
-        raise HostError(problem, said, hint=NO_USE if blamed else probe.old_qemu())
+        raise HostError(
+            problem, said, hint=NO_USE if kvm and blames_kvm(said) else probe.old_qemu()
+        )
     for index, nic in enumerate(vm.nics):
         if not nic.connected:
             live.set_link(site, name, index, False)
@@ -185,12 +187,15 @@ def stop(site: Site, name: str, grace: int) -> str:
         Seconds that the guest gets to answer the power button, from its first press on: that may
         have been with other machines' (``press``).
 
-    Returns which it was: ``acpi``, ``quit``, ``kill``, or ``stopped`` where none ran. Raises
-    HostError where it runs, but is not provably ours.
+    Returns which it was: ``acpi`` (also where it has gone off since that press), ``quit``,
+    ``kill``, or ``stopped`` where none ran. Raises HostError where it runs, but is not provably
+    ours.
     """
     ahead = site.pressed.pop(name, None)
     status, pid = look(site, name, fresh=True)
-    if status in OFF and not (ahead and status == "stopped"):
+    if ahead is not None and pid not in (0, ahead.pid):
+        ahead = None  # somebody has started it again
+    if status in OFF and ahead is None:
         if status == "failed":
             site.supervisor.stop("vm", name)  # it may be about to be tried again
         return "stopped"
@@ -203,7 +208,7 @@ def stop(site: Site, name: str, grace: int) -> str:
     if status != "unresponsive":
         if ahead is not None:
             grace = max(0, grace - int(time.monotonic() - ahead.since))
-        if status not in OFF and not pressed(site, name, grace, lambda: ended(site, name)):
+        if status not in OFF and not goes_off(site, name, grace, lambda: ended(site, name)):
             return end(site, name, defined)
         settle(site, name, defined)
         return "acpi"
@@ -217,9 +222,13 @@ def press(site: Site, name: str, plan: Plan) -> None:
 
     plan
         What there is to do of it now: it may be off when its own state looks.
+
+    Raises HostError or QmpError where it could not be pressed.
     """
-    site.pressed[name] = Pressed(plan, time.monotonic())
-    order(site, name, "system_powerdown")
+    since = time.monotonic()
+    with proven(site, name) as qmp:
+        qmp.execute("system_powerdown")
+        site.pressed[name] = Pressed(plan, qmp.peer_pid, since)
 
 
 def ended(site: Site, name: str) -> bool:
@@ -241,7 +250,7 @@ def stop_unmanaged(site: Site, name: str, grace: int, pid: int) -> str:
     is said to. There is nobody to send a signal, so none is sent.
     """
     with process.watched(pid) as gone:
-        how = "acpi" if pressed(site, name, grace, gone) else "quit"
+        how = "acpi" if goes_off(site, name, grace, gone) else "quit"
         if how == "quit":
             order(site, name, "quit")
             if not host.wait_for(gone, QUIT_TIMEOUT):
@@ -257,16 +266,20 @@ def order(site: Site, name: str, command: str) -> None:
         qmp.execute(command)
 
 
-def pressed(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
+def goes_off(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
     """
     Press a machine's power button until it is off or its grace is over; returns whether it is.
 
-    More than once: a guest that is still booting hears only the press that comes after.
+    More than once: a guest that is still booting hears only the press that comes after. So do
+    those whose button was pressed with this one's.
     """
     for waited in range(0, max(grace, 1), PRESS_INTERVAL):
         if waited == PRESS_INTERVAL:
             host.progress(f"waiting for {name} to power off, {grace} s at the most")
         order(site, name, "system_powerdown")
+        for other, ahead in site.pressed.items() if waited else ():
+            if site.status("vm", other).pid == ahead.pid:
+                order(site, other, "system_powerdown")
         if host.wait_for(gone, min(grace - waited, PRESS_INTERVAL)):
             return True
     return False

@@ -75,10 +75,11 @@ class Begun(NamedTuple):
 class Pressed(NamedTuple):
     """
     A machine whose power button was pressed together with others': the plan that its own state
-    reports, and since when it has had its grace (``time.monotonic``).
+    reports, the process, and since when that has had its grace (``time.monotonic``).
     """
 
     plan: Plan
+    pid: int
     since: float
 
 

@@ -20,6 +20,7 @@ from _qemulab_look import facts
 from _qemulab_look import look
 from _qemulab_plan import Plan
 from _qemulab_plan import VmFacts
+from _qemulab_qmp import QmpError
 from _qemulab_site import Begun
 from _qemulab_site import Site
 
@@ -68,11 +69,14 @@ def press_together(site: Site, plans: Mapping[str, Callable[[], Plan]]) -> None:
     plans
         By name, what returns the plan that the machine's own state is to report.
 
-    One that does not run, or that another apply is at, is left to its own state.
+    One that does not run, that is not defined or that another apply is at, is left to its own
+    state.
     """
     for name, plan in plans.items():
-        with contextlib.suppress(HostError), site.lock("vm", name, timeout=0):
-            if name not in site.pressed and look(site, name)[0] == "running":
+        if name in site.pressed or not site.status("vm", name).alive:
+            continue
+        with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
+            if site.vm(name)[0] and look(site, name, fresh=True)[0] == "running":
                 power.press(site, name, plan())
 
 

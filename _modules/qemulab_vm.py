@@ -32,9 +32,15 @@ def _site(lab=None):
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def _press(site, plans, test):
-    if host.is_root() and not test:
-        machines.press_together(site, plans)
+def _press(site, name, plans, test):
+    # Who is pressed already has had the others of its row pressed with it.
+    if host.is_root() and not test and name not in site.pressed:
+        machines.press_together(site, {each: plans[each] for each in plans if each != name})
+
+
+def _way_off(site, name, test, look):
+    """Return the plan of a machine that may be on its way off."""
+    return site.pressed[name].plan if name in site.pressed and not test else look()
 
 
 def vm_list(lab=None):
@@ -209,12 +215,13 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None):
         def look(name=name, purge=purge):
             return planner.plan_vm_absent(looks.facts(site, name, strict=False), purge)
 
-        if together:
-            ways = {each: functools.partial(look, each, gone) for each, gone in together.items()}
-            _press(site, ways, test)
+        others = (together or {}).items()
+        _press(
+            site, name, {each: functools.partial(look, each, gone) for each, gone in others}, test
+        )
         outcome = face.converge(
             site,
-            lambda: site.pressed[name].plan if name in site.pressed else look(),
+            lambda: _way_off(site, name, test, look),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
@@ -251,16 +258,16 @@ def vm_power_off(name, lab=None, test=False, together=None):
         how = []
 
         def look():
-            if name in site.pressed:
-                return site.pressed[name].plan
             status, _ = looks.look(site, name, fresh=True)
             return planner.plan_vm_stopped(status not in looks.OFF)
 
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
 
-        _press(site, {each: lambda: planner.plan_vm_stopped(True) for each in together or ()}, test)
-        return {**face.converge(site, look, act, test), "how": (how or ["stopped"])[0]}
+        off = planner.plan_vm_stopped(True)
+        _press(site, name, {each: lambda: off for each in together or ()}, test)
+        outcome = face.converge(site, lambda: _way_off(site, name, test, look), act, test)
+        return {**outcome, "how": (how or ["stopped"])[0]}
 
 
 def vm_start(name, lab=None):

@@ -141,7 +141,8 @@ def vm_absent(name, purge=False, lab=None):
             - purge: True
     """
     row = shape.following(globals(), {"vm_absent"})
-    together = {chunk["name"]: chunk.get("purge", False) for chunk in row}
+    # A machine that is named twice is for the first of the two.
+    together = {chunk["name"]: chunk.get("purge", False) for chunk in reversed(row)}
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,

@@ -30,7 +30,8 @@ GUEST = "192.168.76.7/24"
 
 CLONE_NEWNET = 0x40000000
 
-#: Seconds after which a packet that has not come was dropped: a millisecond, on a host with time.
+#: Seconds after which a packet that has not come was dropped; it takes well under a millisecond
+#: where the host has a core for it.
 PATIENCE = 1.0
 
 

@@ -6,12 +6,14 @@ what stands on a network with the network.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import time
 from typing import Any
 
 import harness
 from labs import Lab
+from labs import flat
 from labs import tiny
 
 
@@ -63,7 +65,7 @@ def test_one_that_cannot_run_costs_the_others_nothing(host: harness.Host) -> Non
     assert lab.pids().items() >= pids.items()
 
 
-GRACE = 6
+GRACE = 5
 """Seconds that machines which never hear their power buttons are given to hear them."""
 
 
@@ -84,14 +86,47 @@ def test_a_row_is_powered_off_together(host: harness.Host) -> None:
     seconds = {name: state["duration"] / 1000 for name, state in removed.items()}
     assert seconds["a"] >= GRACE
     assert seconds["b"] + seconds["d"] < GRACE
-    # Its guest was told while a was waited for, and takes some seconds at most.
-    assert seconds["c"] < GRACE
+    said_last = host.path("/var/log/qemulab/lab/consoles/c.log").stat().st_mtime
+    assert said_last < ended(removed["a"])
     assert lab.call("vm_list") == {}
 
 
-def test_what_is_left_over_is_powered_off_together(host: harness.Host) -> None:
+def test_a_guest_that_boots_hears_a_later_press(namespace_host: harness.Host) -> None:
+    """All that were pressed together are pressed again while the first one is waited for."""
+    lab = Lab(namespace_host)
+    grace = 20
+    declared = {"vms": {"a": tiny(stop_grace=grace)}}
+    declared["vms"]["b"] = tiny(boot="guest", memory=192, stop_grace=grace, nics=[])
+    lab.apply(declared=declared)
+    assert "qemulab: booted" not in lab.console("b")
+    states = lab.apply("lab.clean", declared=declared)
+    assert "it ignored its power button (quit)" in states["vm_absent a"]["comment"]
+    assert states["vm_absent b"]["comment"] == "b has been removed"
+
+
+def test_one_that_was_started_again_has_its_whole_grace(namespace_host: harness.Host) -> None:
+    """What was pressed was the process before."""
+    lab = Lab(namespace_host)
+    declared = {"vms": {"a": tiny(stop_grace=12), "b": tiny(stop_grace=4)}}
+    lab.apply(declared=declared)
+    before = lab.pids()["b"]
+    clean = [str(harness.REPO / "salt-call"), "--out=json", "state.apply", "lab.clean"]
+    env = {"QEMULAB_PILLAR": str(lab.pillar(declared)), **harness.OUR_SALT}
+    running = namespace_host.spawn(clean, env=env)
+    assert running.stderr is not None
+    while "waiting for a to power off" not in running.stderr.readline():
+        assert running.poll() is None
+    namespace_host.run(["kill", "-9", str(before)])
+    harness.wait_for(lambda: lab.pids().get("b", before) != before, 5, "b again")
+    states = flat(json.loads(running.communicate(timeout=60)[0])["local"])
+    assert states["vm_absent a"]["duration"] / 1000 >= 12
+    assert states["vm_absent b"]["duration"] / 1000 >= 4
+    assert lab.call("vm_list") == {}
+
+
+def test_what_is_left_over_is_powered_off_together(namespace_host: harness.Host) -> None:
     """One state stops them all: for as long as one of them."""
-    lab = Lab(host)
+    lab = Lab(namespace_host)
     machines = {name: tiny(stop_grace=GRACE) for name in ("a", "b", "c")}
     lab.apply(declared={"vms": machines})
     declared = {"vms": {"a": machines["a"]}, "prune": "stop"}

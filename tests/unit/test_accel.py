@@ -47,6 +47,28 @@ def test_auto(
     assert accel.choose("auto", cpuinfo, modules, exists, accessible) == accel.Accel(*expected)
 
 
+@pytest.mark.parametrize(
+    ("said", "blamed"),
+    [
+        ("qemu-system-x86_64: -accel kvm: failed to initialize kvm: Inappropriate ioctl", True),
+        ("Could not access KVM kernel module: Permission denied", True),
+        ("kvm version too old", True),
+        (
+            "qemu: ../target/i386/kvm/kvm.c:3183: kvm_buf_set_msrs: Assertion `ret == n' failed.",
+            True,
+        ),
+        ("qemu-system-x86_64: error: failed to set MSR 0x10a to 0x69", True),
+        ("error: kvm run failed Bad address", True),
+        ("KVM internal error. Suberror: 1", True),
+        ('Failed to get "write" lock on /var/lib/qemulab/lab/vms/kvm/disks/hda.qcow2', False),
+        ("qemu-system-x86_64: unable to find CPU model 'kvm65'", False),
+    ],
+)
+def test_qemu_blames_kvm(said: str, blamed: bool) -> None:
+    """By its own words, not by a path or a model that has these letters in it."""
+    assert accel.blames_kvm(said) is blamed
+
+
 def test_kvm_is_taken_at_its_word() -> None:
     found = accel.choose("kvm", NEITHER, KVM_PVM, True, True)
     assert found == accel.Accel("kvm", "asked for")
