@@ -195,7 +195,10 @@ def stop(site: Site, name: str, grace: int) -> str:
     status, pid = look(site, name, fresh=True)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again
-    if status in OFF and ahead is None:
+    if status in OFF:
+        if ahead is not None:
+            settle(site, name, site.vm(name)[0])
+            return "acpi"
         if status == "failed":
             site.supervisor.stop("vm", name)  # it may be about to be tried again
         return "stopped"
@@ -208,7 +211,7 @@ def stop(site: Site, name: str, grace: int) -> str:
     if status != "unresponsive":
         if ahead is not None:
             grace = max(0, grace - int(time.monotonic() - ahead.since))
-        if status not in OFF and not goes_off(site, name, grace, lambda: ended(site, name)):
+        if not goes_off(site, name, grace, lambda: ended(site, name)):
             return end(site, name, defined)
         settle(site, name, defined)
         return "acpi"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 
 import _qemulab_disks as disks
@@ -61,23 +62,23 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
                 site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
 
 
-def press_together(site: Site, plans: Mapping[str, Callable[[], Plan]]) -> None:
+def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]) -> None:
     """
     Press the power buttons of machines that are to be stopped one after another: their guests go
     down at the same time, and those that ignore it are waited for together.
 
-    plans
-        By name, what returns the plan that the machine's own state is to report.
+    names, plan
+        Which, and what returns the plan that each one's own state is to report.
 
     One that does not run, that is not defined or that another apply is at, is left to its own
     state.
     """
-    for name, plan in plans.items():
+    for name in names:
         if name in site.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
             if site.vm(name)[0] and look(site, name, fresh=True)[0] == "running":
-                power.press(site, name, plan())
+                power.press(site, name, plan(name))
 
 
 def abandon(site: Site) -> None:

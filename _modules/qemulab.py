@@ -350,8 +350,8 @@ def prune(vms, networks, mode="report", lab=None, test=False):
         def act(plan):
             keys = [change.key.partition(":") for change in plan.changes]
             off = planner.plan_vm_stopped(True)
-            ways = {name: lambda: off for noun, _, name in keys if noun == "vms"}
-            machines.press_together(site, ways)
+            names = [name for noun, _, name in keys if noun == "vms"]
+            machines.press_together(site, names, lambda _name: off)
             for noun, _, name in keys:
                 if noun == "vms":
                     __salt__["qemulab.vm_stop"](name, lab=site.lab)

@@ -2,7 +2,6 @@
 Labs of QEMU machines: the machines.
 """
 
-import functools
 import re
 import shlex
 
@@ -32,10 +31,10 @@ def _site(lab=None):
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def _press(site, name, plans, test):
+def _press(site, name, others, plan, test):
     # Who is pressed already has had the others of its row pressed with it.
     if host.is_root() and not test and name not in site.pressed:
-        machines.press_together(site, {each: plans[each] for each in plans if each != name})
+        machines.press_together(site, [each for each in others or () if each != name], plan)
 
 
 def _way_off(site, name, test, look):
@@ -212,16 +211,13 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None):
         face.need_name(name, f"lab:vms:{name}")
         how = []
 
-        def look(name=name, purge=purge):
-            return planner.plan_vm_absent(looks.facts(site, name, strict=False), purge)
+        def look(each, purge):
+            return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge)
 
-        others = (together or {}).items()
-        _press(
-            site, name, {each: functools.partial(look, each, gone) for each, gone in others}, test
-        )
+        _press(site, name, together, lambda each: look(each, together[each]), test)
         outcome = face.converge(
             site,
-            lambda: _way_off(site, name, test, look),
+            lambda: _way_off(site, name, test, lambda: look(name, purge)),
             lambda _plan: how.append(machines.remove(site, name, purge)),
             test,
         )
@@ -265,7 +261,7 @@ def vm_power_off(name, lab=None, test=False, together=None):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
 
         off = planner.plan_vm_stopped(True)
-        _press(site, name, {each: lambda: off for each in together or ()}, test)
+        _press(site, name, together, lambda _each: off, test)
         outcome = face.converge(site, lambda: _way_off(site, name, test, look), act, test)
         return {**outcome, "how": (how or ["stopped"])[0]}
 
