@@ -78,7 +78,7 @@ def settled(site: Site, name: str) -> str:
 
 
 def dead(site: Site, name: str) -> str:
-    """Return how a machine is whose guest nothing but a reset brings back, empty where it lives."""
+    """Return the status of a machine whose guest is dead, empty where the guest lives."""
     state, _ = ask(site, name)
     return state if state in DEAD else ""
 

@@ -46,7 +46,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
         locked = []
         for name in sorted(off):
             with contextlib.suppress(HostError):
-                # One that another apply is at is waited for by its own state, not here as well.
+                # Another apply has its lock: its own state waits for that, not this one.
                 locks.enter_context(site.lock("vm", name, timeout=0))
                 locked.append(name)
         site.forget()
