@@ -5,6 +5,7 @@ What all faces share: the lab they speak of, errors in Salt's words, the one way
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -36,6 +37,13 @@ def lab_name(pillar: Mapping[str, Any], lab: str | None) -> Any:
     declared = pillar.get("lab")
     name = declared.get("name") if isinstance(declared, Mapping) else None
     return DEFAULT_LAB if name is None else name
+
+
+def near_key(pillar: Mapping[str, Any]) -> list[str]:
+    """Return a sentence where a pillar without ``lab`` has a key that looks like it."""
+    words = [] if "lab" in pillar else [key for key in pillar if isinstance(key, str)]
+    near = difflib.get_close_matches("lab", words, n=1, cutoff=0.65)
+    return [f"the pillar has the key {near[0]} and no lab: is lab meant?"] if near else []
 
 
 def need_name(value: Any, path: str) -> None:

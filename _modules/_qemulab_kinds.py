@@ -97,7 +97,9 @@ def pattern(type_name: str, expression: str, allowed: str) -> Kind:
     """Return the kind of a text that a regular expression matches whole."""
 
     def parse(value: Any, path: str, notes: Notes) -> str:
-        text = _text(value, allowed)
+        # YAML makes numbers and words of 123, on and null.
+        unquoted = isinstance(value, bool | int | float)
+        text = _text(value, f"put it in quotes; {allowed}" if unquoted else allowed)
         if not re.fullmatch(expression, text):  # compiled when first asked for, then cached
             raise Bad(f"{show(value)} is not allowed; {allowed}")
         return text
@@ -110,10 +112,17 @@ NAME = pattern(
     "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?",
     "a name has 1 to 32 letters a-z, digits and inner hyphens",
 )
+NO_INTERFACES = "lo|all|default|bonding_masters"
+"""
+The host's loopback; what stands for every interface in /proc/sys/net/ipv4/conf (TUNSETIFF then says
+``Invalid argument``); a file that the bonding driver has in /sys/class/net. Source: the kernel's
+Documentation/networking/ip-sysctl.rst and bonding.rst
+"""
 INTERFACE = pattern(
     "interface name",
-    "(?!lo$)[a-z][a-z0-9_-]{0,14}",
-    "an interface name has 1 to 15 characters a-z, 0-9, _, -, begins with a letter and is not lo",
+    f"(?!({NO_INTERFACES})$)[a-z][a-z0-9_-]{{0,14}}",
+    "an interface name has 1 to 15 characters a-z, 0-9, _, -, begins with a letter and is none of "
+    + NO_INTERFACES.replace("|", ", "),
 )
 HOSTNAME = pattern(
     "host name",
@@ -304,8 +313,11 @@ def _group(value: Any, path: str, notes: Notes) -> str:
 GROUP = Kind("group:port", _group)
 
 
-UNWRITTEN = r"\x00-\x1f\x7f\ud800-\udfff"
-"""What no line of a file can hold: control characters, and halves of UTF-16 that YAML lets in."""
+UNWRITTEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff"
+"""
+What no line of a file can hold, and what YAML does not give back as it was: control characters,
+further line breaks, the byte order mark, halves of UTF-16. Source: https://yaml.org/spec/1.1/#c-printable
+"""
 
 
 def _path(value: Any, path: str, notes: Notes) -> str:

@@ -100,6 +100,23 @@ def proven(site: Site, name: str) -> Iterator[Qmp]:
         yield qmp
 
 
+def all_that_runs(site: Site) -> list[str]:
+    """Return a line for each lab of the host of which anything runs."""
+    lines = []
+    for lab in sorted({site.lab, *site.other_labs()}):
+        other = site if lab == site.lab else site.beside(lab)
+        found = []
+        # What is damaged there is told by whoever means that lab.
+        with contextlib.suppress(HostError):
+            vms = [name for name in other.vms() if runs(other, name)]
+            networks = [name for name in other.networks() if other.status("hub", name).alive]
+            found += [f"machines {', '.join(vms)}"] if vms else []
+            found += [f"networks {', '.join(networks)}"] if networks else []
+        if found:
+            lines.append(f"this runs on in the lab {lab}: {'; '.join(found)}")
+    return lines
+
+
 def refuse(site: Site, name: str, status: str) -> None:
     """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
     _, pid = look(site, name, fresh=True)

@@ -15,7 +15,9 @@ from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
 from _qemulab_keys import Vm
+from _qemulab_kinds import INTERFACE
 from _qemulab_kinds import Notes
+from _qemulab_schema import attempt
 
 
 def check(lab: Lab, notes: Notes) -> None:
@@ -85,11 +87,7 @@ def check_network(network: Network, path: str, notes: Notes) -> None:
     """Note addresses that do not fit the network, and values that are taken twice in it."""
     host = ipaddress.IPv4Interface(network.address)
     inside = f"an address of {host.network} that is not the host's own"
-    if len(network.interface) > 15:
-        problem = f"{network.interface} is over 15 characters; name a shorter interface"
-        notes.fault(f"{path}:interface", problem)
-    elif network.interface == "lo":
-        notes.fault(f"{path}:interface", "lo is the host's loopback; name another interface")
+    attempt(INTERFACE, network.interface, f"{path}:interface", notes)  # it may be the name's
 
     def fits(value: str, where: str) -> None:
         address = ipaddress.IPv4Address(value)

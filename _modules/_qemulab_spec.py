@@ -79,6 +79,11 @@ def survey(pillar: Any) -> tuple[Lab | None, Notes]:
     return lab, notes
 
 
+def says_none(pillar: Any) -> bool:
+    """Return whether a declaration says ``vms: {}``: no machine, where ``vms:`` says nothing."""
+    return isinstance(pillar, Mapping) and pillar.get("vms") == {}
+
+
 def complete(lab: Lab) -> Lab:
     """Return the lab with the defaults that are worked out from names and positions."""
     networks = dict(lab.networks)

@@ -4,9 +4,7 @@ Labs of QEMU machines: the lab as a whole.
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
 
-import platform
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import _qemulab_access as access
 import _qemulab_check as check
@@ -21,13 +19,11 @@ import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
-import _qemulab_tree as tree
-import _qemulab_version
 import _qemulab_vm as machines
 from _qemulab_host import HostError
+from _qemulab_keys import DEFAULT_LAB
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
-from salt.version import __version__ as salt_version
 
 __virtualname__ = "qemulab"
 
@@ -69,7 +65,7 @@ def _surveyed(pillar):
             __context__["retcode"] = 1
         return lab, {
             "valid": not notes.faults,
-            "empty": lab is not None and not (lab.vms or lab.networks),
+            "empty": lab is not None and not _acts(lab, _pillar(pillar)),
             "faults": [str(fault) for fault in notes.faults],
             "warnings": [str(fault) for fault in notes.warnings],
         }
@@ -77,6 +73,11 @@ def _surveyed(pillar):
 
 def _pillar(pillar):
     return __pillar__.get("lab") if pillar is None else pillar
+
+
+def _acts(lab, declared):
+    """Return whether a declaration says what machines there are to be, none included."""
+    return bool(lab.networks or lab.vms) or spec.says_none(declared)
 
 
 def declaration(pillar=None):
@@ -91,8 +92,10 @@ def declaration(pillar=None):
 
     Returns ``name`` (``None`` where it is faulty), ``valid``, ``networks`` and ``vms`` (by name,
     ready for the states), ``reservations``, ``stale_reservations`` (made earlier, no longer
-    declared), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``, and ``made``
-    (what of the lab exists on this host, declared or not).
+    declared), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``,
+    ``missing_packages``, ``acts`` (whether it says what machines there are to be: an explicit
+    ``vms: {}`` says none, an empty declaration nothing), and ``made`` (what of the lab exists on
+    this host, declared or not).
 
     CLI Example:
 
@@ -112,6 +115,8 @@ def declaration(pillar=None):
             "guest": False,
             "authorized_keys": [],
             "prune": "report",
+            "missing_packages": [],
+            "acts": False,
             "made": {"networks": [], "vms": []},
         }
         try:
@@ -132,7 +137,11 @@ def _declaration(declared, site):
         "valid": valid,
         "made": {"networks": site.networks(), "vms": site.vm_directories()},
     }
-    return {**found, **_declared(lab, site)} if valid else found
+    if not valid:
+        return found
+    packages = missing_packages(declared) if lab.networks or lab.vms else []
+    acts = _acts(lab, declared)
+    return {**found, **_declared(lab, site), "acts": acts, "missing_packages": packages}
 
 
 def _declared(lab, site):
@@ -203,9 +212,10 @@ def lab_check(pillar=None):
         What stands under ``lab`` in a pillar. Default: this minion's.
 
     Where something of it does not run, the host is looked at as well, as ``doctor`` does, as far as
-    that costs next to nothing. Returns ``empty`` (nothing is declared) and ``warnings``. Raises
-    SaltInvocationError with every fault, each with its path and what is allowed, and
-    CommandExecutionError where this host can have no such lab.
+    that costs next to nothing. Returns ``empty`` (nothing is declared), ``warnings``, and ``runs``,
+    what runs on although nothing is declared. Raises SaltInvocationError with every fault, each
+    with its path and what is allowed, and what runs on all the same; CommandExecutionError where
+    this host can have no such lab.
 
     CLI Example:
 
@@ -215,13 +225,26 @@ def lab_check(pillar=None):
     """
     lab, found = _surveyed(pillar)
     if not found["valid"]:
-        raise SaltInvocationError("\n".join(found["faults"]))
+        raise SaltInvocationError("\n".join(found["faults"] + _runs_on(pillar)))
     with face.errors():
         faults, warnings = physician.before_start(lab, _site(lab.name))
     if faults:
         raise CommandExecutionError("\n".join(each.text for each in faults))
     found["warnings"] += [each.text for each in warnings]
-    return {"empty": found["empty"], "warnings": found["warnings"]}
+    if found["empty"] and pillar is None:
+        found["warnings"] += face.near_key(__pillar__)
+    runs = _runs_on(pillar) if found["empty"] else []
+    return {"empty": found["empty"], "warnings": found["warnings"], "runs": runs}
+
+
+def _runs_on(pillar):
+    """Return what a declaration that is empty, or faulty, leaves running: a line for each lab."""
+    try:
+        site = _site(face.lab_name({"lab": _pillar(pillar)}, None))
+    except kinds.SpecError:
+        site = _site(DEFAULT_LAB)
+    with face.errors():
+        return looks.all_that_runs(site)
 
 
 def lab_ensure(authorized_keys=None, lab=None, test=False):
@@ -419,61 +442,3 @@ def ssh_config(lab=None):
         site = _site(lab)
         vms = {name: site.vm(name)[0] for name in site.vms()}
         return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})
-
-
-def file_root():
-    """
-    Return the directory with the SLS files, for ``file_roots``.
-
-    They are found from a checkout, a wheel and a formula that is installed as a package. Raises
-    CommandExecutionError where the modules came without them: synced, by a master or over
-    salt-ssh. Whoever sent those serves the SLS files as well.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local --out=txt qemulab.file_root | sed 's/^local: //'
-    """
-    modules = Path(__file__).parent
-    root = tree.file_root(modules)
-    if root is None:
-        raise CommandExecutionError(
-            f"the SLS files are not on this host: only the modules were synced, to {modules}; "
-            "they stay where those came from, in the file_roots of the master"
-        )
-    return str(root)
-
-
-def version(lab=None):
-    """
-    Return the versions of all that takes part, the firmware found and the accelerator chosen.
-
-    lab
-        Name of the lab. Default: the pillar's.
-
-    What is not installed is ``None``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.version
-    """
-    with face.errors():
-        site = _site(lab)
-        chosen = probe.accel("auto")
-        found = probe.find_firmware("pc")
-        return {
-            "qemulab": _qemulab_version.VERSION,
-            "salt": salt_version,
-            "python": platform.python_version(),
-            "distribution": probe.distribution_name(),
-            "linux": platform.release(),
-            "qemu": probe.said_version("qemu-system-x86_64", "--version"),
-            "socat": probe.said_version("socat", "-V"),
-            "dnsmasq": probe.said_version("dnsmasq", "--version"),
-            "firmware": found.code if found else None,
-            "accelerator": {"name": chosen.name, "reason": chosen.reason},
-            "supervisor": site.supervisor.name,
-        }

@@ -21,7 +21,8 @@ def declared(name, pillar=None):
         For the state's own use.
 
     pillar
-        What stands under ``lab`` in the pillar. An empty one does nothing and says so.
+        What stands under ``lab`` in a pillar. Default: this minion's. An empty one does nothing,
+        says so, and names what runs on.
 
     Every other state requires it: a faulty declaration stops them all, and all its faults are
     told at once.
@@ -29,20 +30,20 @@ def declared(name, pillar=None):
     .. code-block:: yaml
 
         lab-declared:
-          qemulab.declared:
-            - pillar: {{ pillar.get("lab") | json }}
+          qemulab.declared: []
     """
     found = {}
 
     def act():
-        found.update(__salt__["qemulab.lab_check"]({} if pillar is None else pillar))
+        found.update(__salt__["qemulab.lab_check"](pillar))
         return {"changes": {}, "pending": {}, "refused": {}, "notes": found["warnings"]}
 
     good = "the declaration is without fault"
     run = shape.Run(__salt__, __opts__, "lab")
     ret = shape.conclude(run, name, act, already=good, would=good, has=good)
     if found.get("empty"):
-        ret["comment"] = "the pillar declares no network and no machine: nothing is done"
+        nothing = "the pillar declares no network and no machine: nothing is done"
+        ret["comment"] = "\n".join([nothing, *found["runs"]])
     return ret
 
 

@@ -2,35 +2,34 @@
 {%- set lab = salt["qemulab.declaration"](pillar.get("lab")) %}
 {%- set purge = purge | default(false) %}
 {%- for name in lab.made.vms %}
-lab-vm-{{ name }}-absent:
+{{ ("lab-vm:" ~ name ~ "-absent") | json }}:
   qemulab.vm_absent:
-    - name: {{ name }}
-    - lab: {{ lab.name }}
-    - purge: {{ purge }}
+    - name: {{ name | json }}
+    - lab: {{ lab.name | json }}
+    - purge: {{ purge | json }}
     - require_in:
       - qemulab: lab-absent
 {% endfor %}
 {%- for name in lab.made.networks %}
-lab-network-{{ name }}-absent:
+{{ ("lab-network:" ~ name ~ "-absent") | json }}:
   qemulab.network_absent:
-    - name: {{ name }}
-    - lab: {{ lab.name }}
+    - name: {{ name | json }}
+    - lab: {{ lab.name | json }}
     - require_in:
       - qemulab: lab-absent
 {%- for vm in lab.made.vms %}
     {%- if loop.first %}
     - require:
     {%- endif %}
-      - qemulab: lab-vm-{{ vm }}-absent
+      - qemulab: {{ ("lab-vm:" ~ vm ~ "-absent") | json }}
 {%- endfor %}
 {% endfor %}
 {%- if lab.name %}
 lab-absent:
   qemulab.absent:
-    - lab: {{ lab.name }}
-    - purge: {{ purge }}
+    - lab: {{ lab.name | json }}
+    - purge: {{ purge | json }}
 {%- else %}
 lab-declared:
-  qemulab.declared:
-    - pillar: {{ pillar.get("lab") | json }}
+  qemulab.declared: []
 {%- endif %}

@@ -1,4 +1,3 @@
 lab-declared:
   qemulab.declared:
-    - pillar: {{ pillar.get("lab") | json }}
     - order: 1

@@ -6,8 +6,10 @@ include:
 
 lab-guest:
   qemulab.guest_present:
-    - lab: {{ lab.name }}
+    - lab: {{ lab.name | json }}
     - require:
+      - sls: lab.declared
+{%- if lab.missing_packages %}
       - sls: lab.packages
-      - qemulab: lab-declared
+{%- endif %}
 {%- endif %}

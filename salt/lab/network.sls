@@ -6,37 +6,37 @@ include:
 
 {%- for name, network in lab.networks.items() %}
 
-lab-network-{{ name }}:
+{{ ("lab-network:" ~ name) | json }}:
   qemulab.network_present:
-    - name: {{ name }}
-    - lab: {{ lab.name }}
+    - name: {{ name | json }}
+    - lab: {{ lab.name | json }}
 {%- for key, value in network.items() %}
     - {{ key }}: {{ value | json }}
 {%- endfor %}
     - require:
-      - qemulab: lab-present
+      - sls: lab.present
 {%- endfor %}
 
 {%- for item in lab.stale_reservations %}
 
-lab-reservation-{{ item.network }}-{{ item.name }}:
+{{ ("lab-reservation:" ~ item.network ~ ":" ~ item.name) | json }}:
   qemulab.reservation_absent:
-    - name: {{ item.name }}
-    - network: {{ item.network }}
-    - lab: {{ lab.name }}
+    - name: {{ item.name | json }}
+    - network: {{ item.network | json }}
+    - lab: {{ lab.name | json }}
     - require:
-      - qemulab: lab-network-{{ item.network }}
+      - qemulab: {{ ("lab-network:" ~ item.network) | json }}
 {%- endfor %}
 
 {%- for item in lab.reservations %}
 
-lab-reservation-{{ item.network }}-{{ item.name }}:
+{{ ("lab-reservation:" ~ item.network ~ ":" ~ item.name) | json }}:
   qemulab.reservation_present:
-    - name: {{ item.name }}
-    - network: {{ item.network }}
+    - name: {{ item.name | json }}
+    - network: {{ item.network | json }}
     - mac: {{ item.mac | json }}
-    - address: {{ item.address }}
-    - lab: {{ lab.name }}
+    - address: {{ item.address | json }}
+    - lab: {{ lab.name | json }}
     - require:
-      - qemulab: lab-network-{{ item.network }}
+      - qemulab: {{ ("lab-network:" ~ item.network) | json }}
 {%- endfor %}

@@ -1,14 +1,14 @@
 {#- Rendered only where something is missing: looking through PATH costs less than a package state. -#}
-{%- set missing = salt["qemulab.missing_packages"](pillar.get("lab")) %}
+{%- set lab = salt["qemulab.declaration"](pillar.get("lab")) %}
 include:
   - lab.declared
-{%- if missing %}
+{%- if lab.missing_packages %}
 
 lab-packages:
   pkg.installed:
-    - pkgs: {{ missing | json }}
+    - pkgs: {{ lab.missing_packages | json }}
     - install_recommends: False
     - refresh: True
     - require:
-      - qemulab: lab-declared
+      - sls: lab.declared
 {%- endif %}

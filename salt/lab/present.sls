@@ -7,8 +7,10 @@ include:
 lab-present:
   qemulab.present:
     - authorized_keys: {{ lab.authorized_keys | json }}
-    - lab: {{ lab.name }}
+    - lab: {{ lab.name | json }}
     - require:
-      - qemulab: lab-declared
+      - sls: lab.declared
+{%- if lab.missing_packages %}
       - sls: lab.packages
+{%- endif %}
 {%- endif %}

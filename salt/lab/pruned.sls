@@ -2,15 +2,15 @@
 include:
   - lab.declared
   - lab.present
-{%- if lab.networks or lab.vms %}
+{%- if lab.acts %}
 
 lab-pruned:
   qemulab.pruned:
     - vms: {{ lab.vms.keys() | list | json }}
     - networks: {{ lab.networks.keys() | list | json }}
-    - mode: {{ lab.prune }}
-    - lab: {{ lab.name }}
+    - mode: {{ lab.prune | json }}
+    - lab: {{ lab.name | json }}
     - order: last
     - require:
-      - qemulab: lab-declared
+      - sls: lab.declared
 {%- endif %}

@@ -8,19 +8,19 @@ include:
 
 {%- for name, vm in lab.vms.items() %}
 
-lab-vm-{{ name }}:
+{{ ("lab-vm:" ~ name) | json }}:
   qemulab.vm_running:
-    - name: {{ name }}
-    - lab: {{ lab.name }}
+    - name: {{ name | json }}
+    - lab: {{ lab.name | json }}
 {%- for key, value in vm.items() %}
     - {{ key }}: {{ value | json }}
 {%- endfor %}
     - require:
-      - qemulab: lab-present
+      - sls: lab.present
 {%- if lab.networks %}
       - sls: lab.network
 {%- endif %}
 {%- if vm.boot | default("guest") == "guest" and lab.guest %}
-      - qemulab: lab-guest
+      - sls: lab.guest
 {%- endif %}
 {%- endfor %}

@@ -45,6 +45,12 @@ class Applied:
         assert not any(state.get("warnings") for state in states.values())
         return {name: state["changes"] for name, state in states.items() if state["changes"]}
 
+    def said(self, text: str) -> dict[str, Any]:
+        """Apply the lab with a pillar as somebody wrote it, and return its states."""
+        self.pillar.write_text(text, encoding="utf-8")
+        states = self.host.salt_call("state.apply", "lab", pillar=self.pillar, check=False)
+        return labs.flat(states)
+
     def resolved(self, name: str) -> str:
         """Return the address that the lab's DNS server gives for a name."""
         return self.host.run(
@@ -94,6 +100,43 @@ def test_changed(lab: Applied) -> None:
 def dnsmasq(lab: Applied) -> str:
     """Return the number of the lab's dnsmasq."""
     return lab.host.run(["pgrep", "-x", "dnsmasq"]).stdout
+
+
+RUNS_ON = "this runs on in the lab lab: networks vmlan"
+
+
+@pytest.mark.parametrize("text", ["labs: {vms: {}}", "lab: {prune: stop, vms: }"])
+def test_an_empty_pillar_stops_nothing_and_names_what_runs(lab: Applied, text: str) -> None:
+    """One that is mistyped as well; its key is asked about."""
+    ((name, state),) = lab.said(text).items()
+    assert (name, state["result"], state["changes"]) == ("declared lab-declared", True, {})
+    nothing = "the pillar declares no network and no machine: nothing is done"
+    assert state["comment"] == f"{nothing}\n{RUNS_ON}"
+    asked = ["the pillar has the key labs and no lab: is lab meant?"] if "labs" in text else []
+    assert state.get("warnings", []) == asked
+
+
+def test_a_name_without_quotes_is_a_fault_that_stops_nothing(lab: Applied) -> None:
+    """YAML makes a number or a word of it: told by its path, with what runs on."""
+    ((name, state),) = lab.said("lab: {prune: stop, vms: {123: {}, on: {}, null: {}}}").items()
+    assert (name, state["result"]) == ("declared lab-declared", False)
+    name = "a name has 1 to 32 letters a-z, digits and inner hyphens"
+    assert state["comment"].splitlines() == [
+        f"lab:vms:123: 123 is not text; put it in quotes; {name}",
+        f"lab:vms:True: True is not text; put it in quotes; {name}",
+        f"lab:vms:None: None is not text; {name}",
+        RUNS_ON,
+    ]
+
+
+def test_an_explicit_empty_list_of_machines_is_a_declaration(lab: Applied) -> None:
+    """What is left over is told, and with ``prune: stop`` stopped."""
+    states = lab.said("lab: {vms: {}}")
+    assert states["pruned lab-pruned"]["warnings"] == ["networks no longer declared: vmlan"]
+    changes = lab.said("lab: {prune: stop, vms: {}}")["pruned lab-pruned"]["changes"]
+    assert changes == {"networks:vmlan": {"old": "present", "new": None, "effect": "stop"}}
+    assert "vmlan" not in lab.host.interfaces()
+    assert lab.apply("lab", MORE)
 
 
 def test_removed(lab: Applied) -> None:

@@ -209,6 +209,6 @@ def test_no_machine_is_begun_before_what_it_requires(host: harness.Host) -> None
     # One state by itself starts nothing that nobody would wait for.
     lab.apply("lab.clean", declared=declared)
     pillar = lab.pillar(declared)
-    for name in ("lab-present", "lab-network-vmlan"):
+    for name in ("lab-present", "lab-network:vmlan"):
         host.salt_call("state.sls_id", name, "lab", pillar=pillar)
     assert lab.call("vm_list") == {}

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("empty", [{}, {"name": "other"}, {"networks": None, "vms": {}}])
+@pytest.mark.parametrize("empty", [{}, {"name": "other"}, {"networks": {}, "vms": None}])
 def test_b10_empty_pillar_is_a_no_op_that_says_so(
     namespace_host: harness.Host, empty: dict[str, object]
 ) -> None:
@@ -279,7 +279,7 @@ def test_dry_run_needs_nothing_installed(namespace_host: harness.Host) -> None:
         namespace_host.run(["sh", "-c", f"rm -f /usr/bin/{program} /usr/sbin/{program}"])
     namespace_host.run(["sh", "-c", "rm -f /bin/ip /sbin/ip; rm -rf /usr/share/OVMF"])
     pillar = harness.REPO / "pillar.example"
-    words = ["state.sls_id", "lab-vm-master", "lab.vms", "test=True"]
+    words = ["state.sls_id", "lab-vm:master", "lab.vms", "test=True"]
     said = namespace_host.salt_call(*words, pillar=pillar, check=False)
     state = labs.flat(said)["vm_running master"]
     assert state["result"] is None

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 NAME = "a name has 1 to 32 letters a-z, digits and inner hyphens"
 INTERFACE = (
-    "an interface name has 1 to 15 characters a-z, 0-9, _, -, begins with a letter and is not lo"
+    "an interface name has 1 to 15 characters a-z, 0-9, _, -, begins with a letter and is none of "
+    "lo, all, default, bonding_masters"
 )
 HOSTNAME = "a host name has labels of a-z, digits and inner hyphens, with dots between them"
 SIZE = "a size has a whole number and a unit, such as 512M, 50G or 1T"
@@ -116,7 +117,8 @@ def test_a_kind_takes_a_value_in_its_canonical_form(
         (kinds.NAME, "%n", f"'%n' is not allowed; {NAME}"),
         (kinds.NAME, "$HOME", f"'$HOME' is not allowed; {NAME}"),
         (kinds.NAME, "a\n", f"'a\\n' is not allowed; {NAME}"),
-        (kinds.NAME, 10, f"10 is not text; {NAME}"),
+        (kinds.NAME, 10, f"10 is not text; put it in quotes; {NAME}"),
+        (kinds.NAME, True, f"True is not text; put it in quotes; {NAME}"),
         (kinds.INTERFACE, "a" * 16, f"'{'a' * 16}' is not allowed; {INTERFACE}"),
         (kinds.INTERFACE, "a,b", f"'a,b' is not allowed; {INTERFACE}"),
         (kinds.INTERFACE, "lo", f"'lo' is not allowed; {INTERFACE}"),
@@ -129,7 +131,7 @@ def test_a_kind_takes_a_value_in_its_canonical_form(
         (kinds.HOSTNAME, "a..b", f"'a..b' is not allowed; {HOSTNAME}"),
         (kinds.HOSTNAME, "a" * 64, f"'{'a' * 56}... is not allowed; {HOSTNAME}"),
         (kinds.LEASE_TIME, "0h", f"'0h' is not allowed; {LEASE}"),
-        (kinds.LEASE_TIME, 3600, f"3600 is not text; {LEASE}"),
+        (kinds.LEASE_TIME, 3600, f"3600 is not text; put it in quotes; {LEASE}"),
         (
             kinds.CPU_MODEL,
             "max,+x",

@@ -22,6 +22,11 @@ from _qemulab_schema import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
+INTERFACE = (
+    "an interface name has 1 to 15 characters a-z, 0-9, _, -, begins with a letter and is none of "
+    "lo, all, default, bonding_masters"
+)
+
 
 def faults_of(pillar: Any) -> list[str]:
     """Return all that is wrong with a pillar, as a user reads it."""
@@ -70,21 +75,18 @@ USER_AND_NET = {"network": "vmlan", "mac": MAC_1}
         # names
         ({"name": "../x"}, [f"lab:name: '../x' is not allowed; {NAME}"]),
         ({"vms": {"a b": {}}}, [f"lab:vms:a b: 'a b' is not allowed; {NAME}"]),
-        ({"vms": {7: {}}}, [f"lab:vms:7: 7 is not text; {NAME}"]),
+        ({"vms": {7: {}}}, [f"lab:vms:7: 7 is not text; put it in quotes; {NAME}"]),
         (
             {"networks": {"user": {}}},
             ["lab:networks:user: this name means QEMU's own user network"],
         ),
-        (
-            {"networks": {"a" * 16: {}}},
-            [
-                f"lab:networks:{'a' * 16}:interface: {'a' * 16} is over 15 characters; name a "
-                "shorter interface"
-            ],
-        ),
-        (
-            {"networks": {"lo": {}}},
-            ["lab:networks:lo:interface: lo is the host's loopback; name another interface"],
+        # whose own name is no interface's, and that names none
+        *(
+            (
+                {"networks": {name: {}}},
+                [f"lab:networks:{name}:interface: {name!r} is not allowed; {INTERFACE}"],
+            )
+            for name in ("a" * 16, "lo", "all", "default", "123")
         ),
         # values
         (vm(memory="2048"), [f"lab:vms:a:memory: '2048' is not {MEGABYTES}"]),
