@@ -56,12 +56,13 @@ def surroundings(
             problem = f"{name} sits on network {nic.network}, which the lab {site.lab} has not"
             raise HostError(problem, hint="qemulab.network_present makes it")
     found = site.firmware(vm.machine) if vm.firmware == "uefi" else None
+    accel = site.accel(vm.accel)
     built_in = vm.boot == "guest"
     if built_in and not (layout.guest / "guest.json").exists():
         raise HostError("the built-in guest is not built", hint="qemulab.guest_present builds it")
     return Surroundings(
         qemu=probe.binary("qemu-system-x86_64"),
-        accel=site.accel(vm.accel),
+        accel=accel,
         uuid=spec.vm_uuid(site.lab, name),
         qmp=layout.qmp(name),
         serial=layout.serial(name),
@@ -75,7 +76,7 @@ def surroundings(
         uefi_variables=layout.uefi_variables(name),
         kernel=layout.guest / "vmlinuz" if built_in else None,
         initrd=layout.guest / "initrd" if built_in else None,
-        kernel_arguments=guest.kernel_arguments(),
+        kernel_arguments=guest.kernel_arguments(accel),
         firmware_files={"authorized_keys": layout.authorized_keys},
     )
 

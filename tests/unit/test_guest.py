@@ -34,11 +34,12 @@ LDD = """\
 """
 
 
-def test_kernel_arguments() -> None:
+@pytest.mark.parametrize(("accel", "counter"), [("tcg", "unstable"), ("kvm", "reliable")])
+def test_kernel_arguments(accel: str, counter: str) -> None:
     """The serial console is last: /dev/console, where the guest reports, is that one."""
-    assert guest.kernel_arguments() == (
+    assert guest.kernel_arguments(accel) == (
         "console=tty0 console=ttyS0,115200 loglevel=4 mitigations=off cryptomgr.notests=1 "
-        "audit=0 apparmor=0 tsc=reliable no_timer_check"
+        f"audit=0 apparmor=0 tsc={counter} no_timer_check"
     )
 
 
