@@ -27,7 +27,6 @@ from _qemulab_qmp import QmpError
 from _qemulab_schema import attempt
 from _qemulab_site import Site
 from salt.exceptions import CommandExecutionError
-from salt.exceptions import SaltInvocationError
 
 
 def lab_name(pillar: Mapping[str, Any], lab: str | None) -> Any:
@@ -97,12 +96,14 @@ def site(
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Turn errors of the layers below into Salt's two: wrong declaration, or the host refuses."""
+    """
+    Turn errors of the layers below into Salt's: a wrong declaration, or what the host refuses.
+
+    Salt has another for wrong arguments, but salt-call then prints the function's documentation.
+    """
     try:
         yield
-    except SpecError as err:
-        raise SaltInvocationError(str(err)) from err
-    except (HostError, QmpError) as err:
+    except (SpecError, HostError, QmpError) as err:
         raise CommandExecutionError(str(err)) from err
     except OSError as err:
         where = f"{err.filename}: " if err.filename else ""
@@ -114,7 +115,7 @@ def defined(site: Site, name: str) -> Vm:
     found, _ = site.vm(name)
     if found is None:
         known = ", ".join(site.vms()) or "none"
-        raise SaltInvocationError(f"the lab {site.lab} has no machine {name}; it has {known}")
+        raise CommandExecutionError(f"the lab {site.lab} has no machine {name}; it has {known}")
     return found
 
 

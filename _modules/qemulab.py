@@ -23,7 +23,6 @@ import _qemulab_vm as machines
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
 from salt.exceptions import CommandExecutionError
-from salt.exceptions import SaltInvocationError
 
 __virtualname__ = "qemulab"
 
@@ -213,9 +212,9 @@ def lab_check(pillar=None):
 
     Where something of it does not run, the host is looked at as well, as ``doctor`` does, as far as
     that costs next to nothing. Returns ``empty`` (nothing is declared), ``warnings``, and ``runs``,
-    what runs on although nothing is declared. Raises SaltInvocationError with every fault, each
-    with its path and what is allowed, and what runs on all the same; CommandExecutionError where
-    this host can have no such lab.
+    what runs on although nothing is declared. Raises CommandExecutionError with every fault, each
+    with its path and what is allowed, and what runs on all the same; or with why this host can have
+    no such lab.
 
     CLI Example:
 
@@ -225,7 +224,7 @@ def lab_check(pillar=None):
     """
     lab, found = _surveyed(pillar)
     if not found["valid"]:
-        raise SaltInvocationError("\n".join(found["faults"] + _runs_on(pillar)))
+        raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
     with face.errors():
         faults, warnings = physician.before_start(lab, _site(lab.name))
     if faults:

@@ -26,7 +26,7 @@ def doctor(pillar=None):
     at are packages, supervisor, virtualization, TUN, multicast, memory, disk space, addresses,
     ports with their owners, other DHCP and DNS servers, the firewall, denials of AppArmor and
     SELinux, machines that run and whose Linux has panicked. Nothing is changed. The exit status of
-    ``./salt-call`` is 1 where a check fails. Raises SaltInvocationError for a faulty declaration.
+    ``./salt-call`` is 1 where a check fails. Raises CommandExecutionError for a faulty declaration.
 
     CLI Example:
 

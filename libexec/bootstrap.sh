@@ -14,7 +14,10 @@
 say() { printf 'qemulab: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-venv=${checkout:?}/.venv
+# shellcheck source=libexec/packages.sh
+. "${checkout:?}/libexec/packages.sh"
+
+venv=$checkout/.venv
 salt_range=()
 case ${QEMULAB_SALT:-own} in
     own) ;;
@@ -46,35 +49,43 @@ venv_has() { # REQUIREMENTS
         && [ "$(venv_recipe "$1")" = "$(<"$venv/made-from-$1")" ]
 }
 
-# Print the first Python that is new enough and can make a virtualenv, the distribution's own first.
+# Print the first Python that is new enough and can make a virtualenv, the distribution's own first;
+# or set `python_problem` to what there is instead: nothing, old, no-venv.
 find_python() {
-    local candidate found=
+    local candidate
     local -a candidates=(/usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10)
     [ -z "${QEMULAB_PYTHON:-}" ] || candidates=("$QEMULAB_PYTHON")
+    python=
+    python_problem=nothing
     for candidate in "${candidates[@]}"; do
         candidate=$(command -v "$candidate") || continue
         "$candidate" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
-            || { found=${found:-old}; continue; }
+            || { [ "$python_problem" != nothing ] || python_problem=old; continue; }
         "$candidate" -I -c 'import venv; from ensurepip import bootstrap' 2>/dev/null \
-            || { found=no-venv; continue; }
-        printf '%s\n' "$candidate"
+            || { python_problem=no-venv; continue; }
+        python=$candidate
         return
     done
+    return 1
+}
+
+# Set `python` to a Python for the virtualenv; as root, what the distribution has of it is installed.
+ensure_python() {
+    local packages manager=
+    find_python && return
     [ -z "${QEMULAB_PYTHON:-}" ] \
         || die "QEMULAB_PYTHON: $QEMULAB_PYTHON is missing, older than 3.10, or has no venv"
-    case $found in
+    manager=$(package_manager)
+    while [ "$EUID" = 0 ] && read -r packages; do
+        # shellcheck disable=SC2086  # a list of words
+        install_packages $packages
+        find_python && return
+    done <<<"${python_packages[${manager:-none}]:-}"
+    case $python_problem in
         old) die "python3 is older than 3.10, which Salt needs: install a newer one" ;;
         no-venv) die "python3-venv is missing: $(how_to_install python3-venv)" ;;
         *) die "python3 is missing: $(how_to_install python3 python3-venv)" ;;
     esac
-}
-
-how_to_install() { # PACKAGE...
-    if command -v apt-get >/dev/null; then
-        printf 'apt-get install %s\n' "$*"
-    else
-        printf "install it with this distribution's package manager\n"
-    fi
 }
 
 # Make the virtualenv hold what a requirements file says; one that another run makes is waited for.
@@ -103,9 +114,9 @@ fill_venv() { # REQUIREMENTS WHAT
     say "installing $2"
     leave_out timelib 0.3.0
     # No byte code here: it is cached under $var, where that of the checkout's own files must go too.
-    PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -I -m pip install --no-input --no-compile \
-        --disable-pip-version-check --prefer-binary --find-links "$venv/left-out" \
-        -r "$checkout/$1" "${salt_range[@]}" >"$venv/install.log" 2>&1 || venv_failed "pip failed"
+    "$venv/bin/python" -I "$checkout/libexec/run_pip.py" install --no-input --no-compile \
+        --prefer-binary --find-links "$venv/left-out" -r "$checkout/$1" "${salt_range[@]}" \
+        >"$venv/install.log" 2>&1 || venv_failed "pip failed"
     venv_recipe "$1" >"$venv/made-from-$1.new" && mv "$venv/made-from-$1.new" "$venv/made-from-$1"
 }
 
@@ -141,9 +152,9 @@ venv_is_whole() {
 }
 
 make_venv() {
-    local python
+    local python python_problem
     [ -w "$checkout" ] || die "$(id -un) may not write to $checkout, where the virtualenv goes"
-    python=$(find_python) || exit
+    ensure_python
     say "making a virtualenv in $venv"
     # var/ has nothing of the old one's, but for virtualenvs with other Salts, which answer for
     # themselves.
@@ -159,28 +170,4 @@ venv_failed() { # WHAT
     fi
     tail -n 5 "$venv/install.log" >&2
     die "$1: its last lines are above, all of them in $venv/install.log"
-}
-
-# Install those of some Debian packages that are missing; asks the package manager's files, not apt.
-install_packages() { # PACKAGE...
-    local have missing
-    command -v dpkg-query >/dev/null || return 0
-    # shellcheck disable=SC2016  # dpkg-query's own variables
-    have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null \
-        | sed -n 's/^installed //p')
-    missing=$(printf '%s\n' "$@" | grep -vxF "$have" | tr '\n' ' ')
-    [ -n "$missing" ] || return 0
-    [ "$EUID" = 0 ] || { say "not root, so these packages stay missing: $missing"; return 0; }
-    say "installing packages: $missing"
-    # shellcheck disable=SC2086  # a list of words
-    apt_install $missing || { apt_get update && apt_install $missing; } \
-        || { tail -n 5 "$apt_log" >&2; rm -f "$apt_log"; die "apt-get failed: its last lines are above"; }
-    rm -f "$apt_log"
-}
-
-apt_log=/dev/null
-apt_install() { apt_get install --yes --no-install-recommends "$@"; }
-apt_get() {
-    [ "$apt_log" != /dev/null ] || apt_log=$(mktemp)
-    DEBIAN_FRONTEND=noninteractive apt-get -q "$@" >>"$apt_log" 2>&1 </dev/null
 }

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import debian13
+import debians
 import harness
 import labs
 import pytest
@@ -44,7 +44,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Give the recipe's lab, not applied yet, on a host with ``lo`` only."""
     systemd = request.param.endswith("systemd")
     make = harness.systemd_host if systemd else harness.namespace_host
-    lower = debian13.prepared() if request.param.startswith("debian13") else Path("/")
+    lower = debians.prepared() if request.param.startswith("debian13") else Path("/")
     with make(tmp_path_factory.mktemp("recipe"), lower=lower) as host:
         yield Lab(host)
 

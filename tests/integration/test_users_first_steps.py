@@ -66,23 +66,45 @@ def test_everything_faulty_is_told_at_once(namespace_host: harness.Host) -> None
         assert any(fault.startswith(path) for fault in faults)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("lab:\n  vms: {a: [}\n", "line 2, column 13"),
-        ("lab:\n  vms: {{ nothing.there }}\n", "'nothing' is undefined"),
-    ],
-)
-def test_b10_a_pillar_that_is_no_yaml_is_told_by_its_line(
-    namespace_host: harness.Host, text: str, said: str
-) -> None:
-    """Not by Salt's call stack."""
+NO_YAML = [
+    ("lab:\n  vms: {a: [}\n", "line 2, column 13"),
+    ("lab:\n  vms: {{ nothing.there }}\n", "'nothing' is undefined"),
+    ("lab:\n  vms:\n    a:\n\tcpus: 1\n", "line 4 of {} has a tab: YAML wants blanks"),
+    ("lab:\n  name: @b\n", "line 2 of {}"),
+    ("lab:\n  vms: {a: {}, a: {}}\n", "line 2"),
+]
+
+
+def test_b10_a_pillar_that_is_no_yaml_is_told_by_its_line(namespace_host: harness.Host) -> None:
+    """Not by Salt's call stack; a tab is called a tab."""
     pillar = namespace_host.shared / "pillar.sls"
-    pillar.write_text(text, encoding="utf-8")
     call = [harness.REPO / "salt-call", "state.apply", "lab"]
-    done = namespace_host.run(call, check=False, env={"QEMULAB_PILLAR": str(pillar)})
-    assert done.returncode != 0
-    assert "Traceback" not in done.stdout + done.stderr and said in done.stderr
+    for text, said in NO_YAML:
+        pillar.write_text(text, encoding="utf-8")
+        done = namespace_host.run(call, check=False, env={"QEMULAB_PILLAR": str(pillar)})
+        assert done.returncode != 0
+        assert "Traceback" not in done.stdout + done.stderr and said.format(pillar) in done.stderr
+
+
+MISTYPED = [
+    (["qemulab.vm_inf"], "'qemulab.vm_inf' is not available; did you mean qemulab.vm_info?"),
+    (["qemulab.vm_sotp", "a"], "'qemulab.vm_sotp' is not available; did you mean"),
+    (["qemulb.vm_list"], "'qemulb.vm_list' is not available"),
+    (["qemulab.vm_stop", "mastr"], "the lab lab has no machine mastr; it has none"),
+    (["qemulab.vm_ensure", "a", "{memmory: 64}"], "unknown key; did you mean memory?"),
+    (["qemulab.vm_list", "lab=x y"], "a name has 1 to 32 letters"),
+    (["qemulab.vm_stop", "a", "graze=3"], "graze"),
+    (["state.single", "qemulab.vm_running", "a", "memmory=64"], "did you mean memory?"),
+]
+
+
+def test_a_mistyped_name_is_told_in_a_line(namespace_host: harness.Host) -> None:
+    """Of a function, an argument, a machine, a lab, a key; without anything's documentation."""
+    for words, said in MISTYPED:
+        done = namespace_host.run([harness.REPO / "salt-call", *words], check=False)
+        assert done.returncode != 0
+        assert said in done.stdout + done.stderr and len(done.stderr.splitlines()) == 1
+        assert "CLI Example" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../../../etc", "x y", 5, ["lab"]])

@@ -21,6 +21,8 @@ REACHING = {
     "subprocess": {"_qemulab_host"},
 }
 
+FOLDERS = ("_modules/*.py", "_states/*.py", "libexec/*.py", "bench/**/*.py", "tests/**/*.py")
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -31,7 +33,7 @@ def sources(repo: Path, *patterns: str) -> list[Path]:
 
 def every_source(repo: Path) -> list[Path]:
     """Return all that is Python in the checkout."""
-    return sources(repo, "_modules/*.py", "_states/*.py", "bench/**/*.py", "tests/**/*.py")
+    return sources(repo, *FOLDERS)
 
 
 def functions(path: Path) -> Iterator[tuple[str, Function]]:
@@ -114,6 +116,12 @@ def test_dataclasses_only_in_private_siblings(repo: Path) -> None:
     """Salt 3007 and later fail to load a module that defines one."""
     faces = sources(repo, "_modules/qemulab*.py", "_states/qemulab*.py")
     assert not [path.name for path in faces if "dataclasses" in imports(path)]
+
+
+def test_no_error_prints_a_functions_documentation(repo: Path) -> None:
+    """As salt-call does with twenty lines of it for every TypeError, and Salt's is one."""
+    paths = sources(repo, "_modules/*.py")
+    assert not [path.name for path in paths if "SaltInvocationError" in path.read_text("utf-8")]
 
 
 def test_private_siblings_are_pure(repo: Path) -> None:

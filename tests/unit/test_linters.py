@@ -33,7 +33,8 @@ def mypy_cache(request: pytest.FixtureRequest) -> str:
 
 def test_ruff(repo: Path) -> None:
     """Style, unused names and likely bugs, in everything that is Python."""
-    folders = [name for name in ("_modules", "_states", "bench", "tests") if (repo / name).is_dir()]
+    names = ("_modules", "_states", "libexec", "bench", "tests")
+    folders = [name for name in names if (repo / name).is_dir()]
     lint(repo, "ruff", "check", "--no-cache", "--quiet", *folders)
 
 
@@ -42,6 +43,13 @@ def test_mypy_private_siblings(repo: Path, mypy_cache: str) -> None:
     files = [str(path) for path in sorted(repo.glob("_modules/_qemulab_*.py"))]
     assert files
     lint(repo, "mypy", "--strict", "--cache-dir", mypy_cache, *files)
+
+
+def test_mypy_launchers(repo: Path, mypy_cache: str) -> None:
+    """So is what runs Salt and pip."""
+    files = [str(path) for path in sorted(repo.glob("libexec/*.py"))]
+    assert files
+    lint(repo, "mypy", "--strict", "--cache-dir", f"{mypy_cache}-libexec", *files)
 
 
 @pytest.mark.parametrize("folder", ["_modules", "_states"])

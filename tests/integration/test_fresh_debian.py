@@ -1,0 +1,82 @@
+"""
+A fresh, minimal Debian: the two commands of the README install all that they need themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import debians
+import harness
+import pytest
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs("mmdebstrap", "unshare"),
+    # A first test makes the root, which takes the package index's time.
+    pytest.mark.timeout(900),
+]
+
+PYTHON = "qemulab: installing packages: python3 python3-venv"
+
+
+def test_first_run_installs_python_and_says_so() -> None:
+    """On Debian 13, whose root the other tests use from there: it had no Python at all."""
+    debians.prepared()
+    venv = harness.REPO / ".venv"
+    assert debians.FIRST_RUN.read_text(encoding="utf-8").splitlines()[:2] == [
+        PYTHON,
+        f"qemulab: making a virtualenv in {venv}",
+    ]
+
+
+@pytest.fixture
+def debian12() -> Iterator[Path]:
+    """Make a Debian 12 with git, which brings no Python, and nothing else."""
+    root = debians.CACHE / "debian12"
+    debians.make("bookworm", root, ("git",))
+    assert not list(root.glob("usr/bin/python*"))
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.mark.full
+def test_both_commands_do_all_the_set_up(debian12: Path) -> None:
+    """A dry run of the lab, its packages, and the unit tests, in this order; then all is there."""
+    said = debians.in_root(debian12, "salt-call", "--out=json", "state.apply", "lab", "test=True")
+    assert said.splitlines()[0] == PYTHON
+    debians.in_root(debian12, "salt-call", "--out=json", "state.apply", "lab.packages")
+    said = debians.in_root(debian12, "test", "tests/unit", "-q")
+    assert "installing pytest" in said and "mmdebstrap" in said
+    assert debians.in_root(debian12, "test", "tests/unit", "-q", "-k", "test_run_pip") == ""
+
+
+COPY = "/srv/checkout"
+NO_VENV = "qemulab: python3-venv is missing: "
+BY_HAND = "install it with this distribution's package manager"
+
+
+def test_without_root_or_package_manager_it_is_one_line(namespace_host: harness.Host) -> None:
+    """What is missing, and how it is had; nothing is installed, nor tried."""
+    host = namespace_host
+    parts = ("salt-call", "test", "libexec", "requirements.txt", "requirements-test.txt")
+    host.run(["mkdir", COPY])
+    host.run(["cp", "-r", *(harness.REPO / name for name in (*parts, "pillar.example")), COPY])
+    host.run(["chown", "-R", "nobody", COPY])
+    host.run(["sh", "-c", "rm -r /usr/lib/python3*/ensurepip /usr/local/bin/python3* || true"])
+
+    def said(*command: str) -> str:
+        done = host.run(command, check=False, env={"QEMULAB_PYTHON": ""})
+        assert done.returncode == 1 and done.stdout == ""
+        return done.stderr.strip()
+
+    user = ("setpriv", "--reuid", "nobody", "--clear-groups", "--")
+    assert said(*user, f"{COPY}/test") == f"{NO_VENV}apt-get install python3-venv"
+    host.run(["sh", "-c", "rm /usr/bin/apt-get"])
+    assert said(*user, f"{COPY}/test") == f"{NO_VENV}{BY_HAND}"
+    assert said(f"{COPY}/salt-call", "test.ping") == f"{NO_VENV}{BY_HAND}"
+    assert said(f"{COPY}/test") == f"{NO_VENV}{BY_HAND}"
+    host.run(["sh", "-c", "rm /usr/bin/python3*"])
+    assert said(f"{COPY}/salt-call", "test.ping") == f"qemulab: python3 is missing: {BY_HAND}"
