@@ -16,6 +16,7 @@ import _qemulab_host as host
 import _qemulab_kinds as kinds
 import _qemulab_lock as lock
 import _qemulab_plan as planner
+import _qemulab_plan_named as named
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
 from _qemulab_keys import Vm
@@ -140,6 +141,17 @@ def outcome(site: Site, plan: Plan) -> dict[str, Any]:
         "machines": list(plan.machines),
         "lab": site.lab,
     }
+
+
+def name_changes(outcome: dict[str, Any], value: Any, declared: Any) -> None:
+    """
+    Leave the mere defaults of what is new out of an outcome.
+
+    value, declared
+        The machine or network with all its defaults, and the mapping that it was read from.
+    """
+    for key in ("changes", "pending"):
+        outcome[key] = named.named(outcome[key], value, declared)
 
 
 def converge(

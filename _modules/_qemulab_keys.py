@@ -55,10 +55,10 @@ class Nic:
     """One network interface of a machine."""
 
     # fmt: off
-    network: str = key(kinds.NAME, "", effect="restart",
+    network: str = key(kinds.NAME, "", effect="restart", made=True,
         default_text="the only network",
         doc="network it sits on; `user` is QEMU's own user network (10.0.2.0/24, with NAT)")
-    mac: str = key(kinds.MAC, "", effect="restart",
+    mac: str = key(kinds.MAC, "", effect="restart", made=True,
         default_text="from the names of lab and machine",
         doc="MAC address; quote it")
     model: str = key(choice("virtio-net-pci", "e1000", "e1000e", "rtl8139"), "virtio-net-pci",
@@ -66,7 +66,7 @@ class Nic:
     connected: bool = key(kinds.BOOLEAN, True, effect="live",
         doc="whether the cable is plugged in")
     forwards: tuple[Forward, ...] | None = key(list_of(nested(Forward)), None, effect="live",
-        of=Forward,
+        of=Forward, made=True,
         default_text="on the first `user` NIC: the first free port from 10022 to the machine's 22",
         doc="ports of the host that lead into the machine; only on network `user`")
     restrict: bool = key(kinds.BOOLEAN, False, effect="restart",
@@ -182,7 +182,7 @@ class Network:
         doc="the host's address on it and the length of its prefix")
     interface: str = key(kinds.INTERFACE, "", effect="live",
         default_text="the network's name", doc="TAP interface on the host")
-    multicast: str = key(kinds.GROUP, "", effect="restart",
+    multicast: str = key(kinds.GROUP, "", effect="restart", made=True,
         default_text=f"{RECIPE_GROUP} for `{DEFAULT_NETWORK}` of the lab `{DEFAULT_LAB}`, "
         "else from the names",
         doc="multicast group and port that joins QEMU's machines; it never leaves the host")

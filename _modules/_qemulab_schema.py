@@ -100,6 +100,7 @@ def key(
     doc: str = "",
     default_text: str = "",
     of: type[Any] | None = None,
+    made: bool = False,
 ) -> Any:
     """
     Declare one key of a dataclass.
@@ -121,6 +122,10 @@ def key(
 
     of
         The dataclass inside, for the documentation of nested keys.
+
+    made
+        Whether a default is made for the one thing, and not the same for all: a MAC, a port. It is
+        named when the thing is created, as what was declared is.
     """
     metadata = {
         "kind": kind,
@@ -129,6 +134,7 @@ def key(
         "doc": doc,
         "default_text": default_text,
         "of": of,
+        "made": made,
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -207,6 +213,48 @@ def compact(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): compact(item) for name, item in value.items()}
     return value
+
+
+def arguments(value: Any, declared: Any) -> Any:
+    """
+    Return a dataclass as a state's arguments: what was declared, and what was made for it.
+
+    value
+        What the declaration was read into, with all defaults.
+
+    declared
+        The mapping that it was read from. Only whether it says something counts: what is said is
+        taken from ``value``, where it has its right type.
+
+    Reading the result again, and working out its defaults, gives an equal dataclass.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = declared if isinstance(declared, Mapping) else {}
+        found = {}
+        for item in dataclasses.fields(value):
+            here, said = getattr(value, item.name), given.get(item.name)
+            if said is not None:
+                found[item.name] = arguments(here, said)
+            elif item.metadata["made"] and here != item.default:
+                found[item.name] = compact(here)
+            elif _has_made(here):
+                found[item.name] = arguments(here, None)
+        return found
+    if isinstance(value, (list, tuple)):
+        listed = declared if isinstance(declared, (list, tuple)) else []
+        padded = [*listed, *[None] * len(value)]
+        return [arguments(item, said) for item, said in zip(value, padded, strict=False)]
+    return compact(value)
+
+
+def _has_made(value: Any) -> bool:
+    """Return whether anything inside a list or a mapping of keys was made for it."""
+    if isinstance(value, (list, tuple)):
+        return any(_has_made(item) for item in value)
+    if not dataclasses.is_dataclass(value):
+        return False
+    items = dataclasses.fields(value)
+    return any(item.metadata["made"] or _has_made(getattr(value, item.name)) for item in items)
 
 
 def unknown_key(name: str, known: list[str]) -> str:

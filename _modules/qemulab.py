@@ -81,7 +81,7 @@ def _acts(lab, declared):
 
 def declaration(pillar=None):
     """
-    Return a declaration with every default that depends on names and positions filled in.
+    Return a declaration with what is made for each thing of it: MAC addresses, ports, groups.
 
     What the SLS tree renders its states from: a faulty declaration gives no thing at all, only
     ``valid: False``, and never an error.
@@ -91,7 +91,7 @@ def declaration(pillar=None):
 
     Returns ``name`` (``None`` where it is faulty), ``valid``, ``networks`` and ``vms`` (by name,
     ready for the states), ``reservations``, ``stale_reservations`` (made earlier, no longer
-    declared), ``guest`` (whether a machine boots it), ``authorized_keys``, ``prune``,
+    declared), ``guest`` (the machines that boot it), ``authorized_keys``, ``prune``,
     ``missing_packages``, ``acts`` (whether it says what machines there are to be: an explicit
     ``vms: {}`` says none, an empty declaration nothing), and ``made`` (what of the lab exists on
     this host, declared or not).
@@ -111,7 +111,7 @@ def declaration(pillar=None):
             "vms": {},
             "reservations": [],
             "stale_reservations": [],
-            "guest": False,
+            "guest": [],
             "authorized_keys": [],
             "prune": "report",
             "missing_packages": [],
@@ -140,16 +140,17 @@ def _declaration(declared, site):
         return found
     packages = missing_packages(declared) if lab.networks or lab.vms else []
     acts = _acts(lab, declared)
-    return {**found, **_declared(lab, site), "acts": acts, "missing_packages": packages}
+    return {**found, **_declared(declared, lab, site), "acts": acts, "missing_packages": packages}
 
 
-def _declared(lab, site):
+def _declared(declared, lab, site):
     """Return the part of ``declaration`` that only a faultless one has."""
     networks = {}
     reservations = []
+    said = {key: declared.get(key) or {} for key in ("networks", "vms")}
     stale = []
     for name, network in lab.networks.items():
-        networks[name] = schema.compact(network)
+        networks[name] = schema.arguments(network, said["networks"].get(name))
         networks[name].pop("reservations", None)
         reservations += [
             {"name": host_name, "network": name, "mac": item.mac, "address": item.address}
@@ -162,10 +163,10 @@ def _declared(lab, site):
         ]
     return {
         "networks": networks,
-        "vms": {name: schema.compact(vm) for name, vm in lab.vms.items()},
+        "vms": {name: schema.arguments(vm, said["vms"][name]) for name, vm in lab.vms.items()},
         "reservations": reservations,
         "stale_reservations": stale,
-        "guest": any(vm.boot == "guest" for vm in lab.vms.values()),
+        "guest": [name for name, vm in lab.vms.items() if vm.boot == "guest"],
         "authorized_keys": list(lab.authorized_keys),
         "prune": lab.prune,
     }

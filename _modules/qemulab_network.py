@@ -154,6 +154,7 @@ def network_ensure(
         site.begun.clear()
         try:
             outcome = face.converge(site, look, act, test)
+            face.name_changes(outcome, declared, declaration)
             if outcome["changes"] and not test:
                 for each in probe.blocked(declared):
                     problem = f"the host's firewall drops {each.what} on {declared.interface}"

@@ -170,6 +170,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             site.forget()
 
         outcome = face.converge(site, look, act, test)
+        face.name_changes(outcome, declared, declaration)
         defined, started = site.vm(name)
         if not test and not outcome["refused"] and defined not in (None, declared):
             site.store_vm(name, declared, started)  # what is pending comes with the next start

@@ -20,7 +20,7 @@ include:
 {%- if lab.networks %}
       - sls: lab.network
 {%- endif %}
-{%- if vm.boot | default("guest") == "guest" and lab.guest %}
+{%- if name in lab.guest %}
       - sls: lab.guest
 {%- endif %}
 {%- endfor %}
