@@ -105,7 +105,20 @@ def before_start(lab: Lab, site: Site) -> tuple[list[Finding], list[Finding]]:
     Returns what keeps the whole lab from starting, and what is worth a warning. A thing that is
     in the way of one machine or network alone (a port, a medium) is found when that is started.
     """
-    off = replace(
+    off = that_is_off(lab, site)
+    if not (off.vms or off.networks):
+        return [], []
+    faults = in_the_way(off, site)
+    if faults:
+        return faults, []
+    # What runs counts where it shares: a group, the room that a disk may still grow by.
+    found = examine(off, site, (accelerator,)) + examine(lab, site, (multicast, memory, disk_space))
+    return [], [each for each in found if each.result != OK]
+
+
+def that_is_off(lab: Lab, site: Site) -> Lab:
+    """Return the part of a lab that does not run."""
+    return replace(
         lab,
         vms={name: vm for name, vm in lab.vms.items() if not site.status("vm", name).alive},
         networks={
@@ -114,14 +127,13 @@ def before_start(lab: Lab, site: Site) -> tuple[list[Finding], list[Finding]]:
             if not all(site.status(kind, name).alive for kind in ("hub", "dnsmasq"))
         },
     )
+
+
+def in_the_way(off: Lab, site: Site) -> list[Finding]:
+    """Return what keeps that part of a lab from starting as a whole; nothing where all runs."""
     if not (off.vms or off.networks):
-        return [], []
-    faults = [each for each in examine(off, site, (supervisor, tun)) if each.result == FAIL]
-    if faults:
-        return faults, []
-    # What runs counts where it shares: a group, the room that a disk may still grow by.
-    found = examine(off, site, (accelerator,)) + examine(lab, site, (multicast, memory, disk_space))
-    return [], [each for each in found if each.result != OK]
+        return []
+    return [each for each in examine(off, site, (supervisor, tun)) if each.result == FAIL]
 
 
 def packages(lab: Lab, site: Site) -> Iterator[Finding]:

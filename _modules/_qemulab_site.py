@@ -111,17 +111,20 @@ class Site:
 
     # what is
 
-    def recent(self, question: str, ask: Callable[[], T]) -> T:
+    def recent(self, question: str, ask: Callable[[], T], age: float = ANSWER_AGE) -> T:
         """Return the answer to a question, asked anew only where the last one is too old."""
         when, answer = self._answers.get(question, (float("-inf"), None))
-        if time.monotonic() - when > ANSWER_AGE:
+        if time.monotonic() - when > age:
             answer = ask()
             self._answers[question] = (time.monotonic(), answer)
         return cast(T, answer)
 
-    def forget(self) -> None:
-        """Ask the host anew next time: something was changed on it."""
-        self._answers.clear()
+    def forget(self, question: str = "") -> None:
+        """Ask the host anew next time, that question or all: something was changed on it."""
+        if question:
+            self._answers.pop(question, None)
+        else:
+            self._answers.clear()
 
     def status(self, kind: str, name: str, fresh: bool = False) -> Status:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_access as access
 import _qemulab_check as check
+import _qemulab_declaration as declarations
 import _qemulab_doctor as physician
 import _qemulab_face as face
 import _qemulab_host as host
@@ -17,10 +18,8 @@ import _qemulab_look as looks
 import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
-import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
-from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
 from salt.exceptions import CommandExecutionError
 
@@ -64,7 +63,7 @@ def _surveyed(pillar):
             __context__["retcode"] = 1
         return lab, {
             "valid": not notes.faults,
-            "empty": lab is not None and not _acts(lab, _pillar(pillar)),
+            "empty": lab is not None and not declarations.acts(lab, _pillar(pillar)),
             "faults": [str(fault) for fault in notes.faults],
             "warnings": [str(fault) for fault in notes.warnings],
         }
@@ -74,27 +73,22 @@ def _pillar(pillar):
     return __pillar__.get("lab") if pillar is None else pillar
 
 
-def _acts(lab, declared):
-    """Return whether a declaration says what machines there are to be, none included."""
-    return bool(lab.networks or lab.vms) or spec.says_none(declared)
-
-
 def declaration(pillar=None):
     """
     Return a declaration with what is made for each thing of it: MAC addresses, ports, groups.
 
-    What the SLS tree renders its states from: a faulty declaration gives no thing at all, only
-    ``valid: False``, and never an error.
+    What the SLS tree renders its states from: one that is faulty, by itself or on this host, gives
+    no thing at all, only ``valid: False``, and never an error.
 
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
 
-    Returns ``name`` (``None`` where it is faulty), ``valid``, ``networks`` and ``vms`` (by name,
-    ready for the states), ``reservations``, ``stale_reservations`` (made earlier, no longer
-    declared), ``guest`` (the machines that boot it), ``authorized_keys``, ``prune``,
-    ``missing_packages``, ``acts`` (whether it says what machines there are to be: an explicit
-    ``vms: {}`` says none, an empty declaration nothing), and ``made`` (what of the lab exists on
-    this host, declared or not).
+    Returns ``name`` (``None`` where it is faulty), ``valid``, ``faults`` (why this host cannot have
+    it), ``networks`` and ``vms`` (by name, ready for the states), ``reservations``,
+    ``stale_reservations`` (made earlier, no longer declared), ``guest`` (the machines that boot
+    it), ``authorized_keys``, ``prune``, ``missing_packages``, ``acts`` (whether it says what
+    machines there are to be: an explicit ``vms: {}`` says none, an empty declaration nothing), and
+    ``made`` (what of the lab exists on this host, declared or not).
 
     CLI Example:
 
@@ -104,80 +98,19 @@ def declaration(pillar=None):
     """
     with face.errors():
         declared = _pillar(pillar)
-        found = {
-            "name": None,
-            "valid": False,
-            "networks": {},
-            "vms": {},
-            "reservations": [],
-            "stale_reservations": [],
-            "guest": [],
-            "authorized_keys": [],
-            "prune": "report",
-            "missing_packages": [],
-            "acts": False,
-            "made": {"networks": [], "vms": []},
-        }
         try:
             site = _site(face.lab_name({"lab": declared}, None))
         except kinds.SpecError:
-            return found  # whose lab it is cannot be told
-        # Each SLS of the tree asks for itself.
-        question = f"declaration {declared!r}"
-        return {**found, **site.recent(question, lambda: _declaration(declared, site))}
+            return dict(declarations.NOTHING)  # whose lab it is cannot be told
 
+        def missing():
+            return missing_packages(declared)
 
-def _declaration(declared, site):
-    """Return what is declared of a lab, and what of it exists."""
-    lab, notes = spec.survey(declared)
-    valid = lab is not None and not notes.faults
-    found = {
-        "name": site.lab,
-        "valid": valid,
-        "made": {"networks": site.networks(), "vms": site.vm_directories()},
-    }
-    if not valid:
-        return found
-    packages = missing_packages(declared) if lab.networks or lab.vms else []
-    acts = _acts(lab, declared)
-    return {**found, **_declared(declared, lab, site), "acts": acts, "missing_packages": packages}
-
-
-def _declared(declared, lab, site):
-    """Return the part of ``declaration`` that only a faultless one has."""
-    networks = {}
-    reservations = []
-    said = {key: declared.get(key) or {} for key in ("networks", "vms")}
-    stale = []
-    for name, network in lab.networks.items():
-        networks[name] = schema.arguments(network, said["networks"].get(name))
-        networks[name].pop("reservations", None)
-        reservations += [
-            {"name": host_name, "network": name, "mac": item.mac, "address": item.address}
-            for host_name, item in network.reservations.items()
-        ]
-        stale += [
-            {"name": host_name, "network": name}
-            for host_name in _reserved(site, name)
-            if host_name not in network.reservations
-        ]
-    return {
-        "networks": networks,
-        "vms": {name: schema.arguments(vm, said["vms"][name]) for name, vm in lab.vms.items()},
-        "reservations": reservations,
-        "stale_reservations": stale,
-        "guest": [name for name, vm in lab.vms.items() if vm.boot == "guest"],
-        "authorized_keys": list(lab.authorized_keys),
-        "prune": lab.prune,
-    }
-
-
-def _reserved(site, name):
-    """Return the names that are reserved; of a damaged file, the network's own state will tell."""
-    try:
-        return list(site.reservations(name))
-    except HostError:
-        return []
+        return site.recent(  # each SLS of the tree asks for itself
+            declarations.question(declared),
+            lambda: declarations.read(declared, site, _site, missing),
+            declarations.RENDERING,
+        )
 
 
 def missing_packages(pillar=None):
@@ -224,6 +157,10 @@ def lab_check(pillar=None):
         salt-call qemulab.lab_check '{"vms": {"master": {"memmory": 4096}}}'
     """
     lab, found = _surveyed(pillar)
+    if lab is not None:
+        with face.errors():
+            # Whoever renders states from now on looks at the host anew.
+            _site(lab.name).forget(declarations.question(_pillar(pillar)))
     if not found["valid"]:
         raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
     with face.errors():

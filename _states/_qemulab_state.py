@@ -217,13 +217,31 @@ def conclude(
     if outcome["pending"]:
         ret["pending"] = outcome["pending"]
         warnings.append(waiting(outcome["pending"], outcome["machines"]))
-    if warnings:
-        ret["warnings"] = warnings
     if outcome.get("ssh"):
         ret["comment"] = f"{ret['comment']}; {outcome['ssh']}"
     if outcome.get("how") in ("quit", "kill"):
         ret["comment"] = f"{ret['comment']}; it ignored its power button ({outcome['how']})"
+    warn(ret, warnings)
     return ret
+
+
+SEVERAL = "there is more than one warning: the comment has them\n"
+
+
+def warn(ret: dict[str, Any], texts: Iterable[str]) -> None:
+    """
+    Add warnings to what a state returns: one as it is, more as lines of the comment.
+
+    Salt's full output turns every line break in warnings into a blank, so that they run together;
+    its terse and mixed ones print the state's name right behind the last.
+    """
+    before = ret.pop("warnings", [])
+    lines = [text.rstrip("\n") for text in before if text != SEVERAL] + list(texts)
+    if SEVERAL not in before and len(lines) == 1 and "\n" not in lines[0]:
+        ret["warnings"] = [f"{lines[0]}\n"]
+    elif lines or before:
+        ret["comment"] = "\n".join([ret["comment"], *lines])
+        ret["warnings"] = [SEVERAL]
 
 
 def values(changes: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ def __virtual__():
     return False, "the execution module qemulab is not there"
 
 
-def declared(name, pillar=None):
+def declared(name, pillar=None, faults=None):
     """
     Ensure that a declaration is without fault. Nothing is ever changed.
 
@@ -23,6 +23,9 @@ def declared(name, pillar=None):
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's. An empty one does nothing,
         says so, and names what runs on.
+
+    faults
+        What the host had against it when the states were rendered: no other one was. Default: none.
 
     Every other state requires it: a faulty declaration stops them all, and all its faults are
     told at once.
@@ -41,9 +44,13 @@ def declared(name, pillar=None):
     good = "the declaration is without fault"
     run = shape.Run(__salt__, __opts__, "lab")
     ret = shape.conclude(run, name, act, already=good, would=good, has=good)
+    if faults and ret["result"] is True:
+        # The other states are not there; a run that leaves them out must not end in success.
+        gone = "this was in the way when the states were rendered, and is no more: apply again"
+        return {**ret, "result": False, "comment": "\n".join([*faults, gone])}
     if found.get("empty"):
         nothing = "the pillar declares no network and no machine: nothing is done"
-        ret["comment"] = "\n".join([nothing, *found["runs"]])
+        ret["comment"] = ret["comment"].replace(good, "\n".join([nothing, *found["runs"]]), 1)
     return ret
 
 

@@ -187,7 +187,7 @@ def mod_watch(name, sfun, lab=None, **declaration):
     what = ", ".join(f"{low['state']} {low['name']}" for low in changed)
     if declaration.get("on_change") != "restart":
         how = "qemulab.vm_restart, or on_change: restart"
-        ret.setdefault("warnings", []).append(f"{what} changed: {name} waits for a restart ({how})")
+        shape.warn(ret, [f"{what} changed: {name} waits for a restart ({how})"])
         return ret
 
     def act():

@@ -25,13 +25,19 @@ def main(directory: str, checkout: str) -> None:
     opts["test"] = True
     functions = salt.loader.minion_mods(opts, utils=salt.loader.utils(opts))
     renderers = salt.loader.render(opts, functions)
+    functions["qemulab.declaration"]({})  # loads it
+    declaration = sys.modules["_qemulab_declaration"]
+    looks_at_the_host = declaration.of_this_host
     for line in sys.stdin:
         pillar, sls = json.loads(line)
         found: dict[str, Any] = {}
         if sls:
+            declaration.of_this_host = looks_at_the_host
             found = functions["state.apply"](sls, test=True, pillar=pillar)
             print(json.dumps(found, default=repr), flush=True)
             continue
+        # As on a host that has every file which a pillar names: it is the texts that count here.
+        declaration.of_this_host = lambda *_: []
         for path in sorted(Path(checkout, "salt/lab").glob("*.sls")):
             name = f"lab.{path.stem}".removesuffix(".init")
             rendered = salt.utils.templates.JINJA(

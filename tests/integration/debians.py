@@ -60,7 +60,7 @@ def prepared() -> Path:
     Where nothing is missing, that costs two starts of Salt.
     """
     HOME.mkdir(parents=True, exist_ok=True)
-    with open(HOME, opener=lambda path, _flags: os.open(path, os.O_RDONLY)) as lock:
+    with open(HOME / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes want it as well
         if not ROOT.is_dir():
             unfinished = HOME / "unfinished"

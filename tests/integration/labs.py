@@ -53,8 +53,16 @@ def flat(answer: dict[str, Any]) -> dict[str, Any]:
     for tag, state in answer.items():
         module, _, name, function = tag.split("_|-")
         if module == "qemulab":
-            found[f"{function} {name}"] = state
+            found[f"{function} {name}"] = with_each_warning(state)
     return found
+
+
+def with_each_warning(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state with its warnings one by one: several are lines of its comment."""
+    texts = [text.rstrip("\n") for text in state.get("warnings", ())]
+    if any("more than one warning" in text for text in texts):
+        texts = state["comment"].splitlines()[1:]
+    return {**state, "warnings": texts} if texts else state
 
 
 @dataclass

@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 OUTCOME: dict[str, Any] = {
     "lab": "lab",
@@ -103,7 +105,7 @@ def test_what_waits_is_no_change_but_a_warning(conclude: Conclude, test: bool) -
         "pending": MEMORY,
         "warnings": [
             "these wait for a restart (qemulab.vm_restart, or on_change: restart): memory 2048 "
-            "-> 1024"
+            "-> 1024\n"
         ],
     }
 
@@ -112,7 +114,8 @@ def test_what_waits_for_machines_names_them(conclude: Conclude) -> None:
     """A network cannot be restarted by itself."""
     pending = {"address": {"old": "10.0.3.1/24", "new": "10.0.9.1/24", "effect": "restart"}}
     assert conclude(False, pending=pending, machines=["a", "b"])["warnings"] == [
-        "these wait for a restart of a, b (on_change: restart): address 10.0.3.1/24 -> 10.0.9.1/24"
+        "these wait for a restart of a, b (on_change: restart): "
+        "address 10.0.3.1/24 -> 10.0.9.1/24\n"
     ]
 
 
@@ -148,11 +151,34 @@ def test_an_error_is_a_result_and_no_traceback(state: ModuleType, error: str, te
 def test_warnings_and_notes_are_all_said(conclude: Conclude) -> None:
     """Those of the declaration first, then those of the plan, then what waits."""
     ret = conclude(False, warnings=["quote it"], notes=["it moves"], pending=MEMORY)
-    assert [warning.partition(" (")[0] for warning in ret["warnings"]] == [
+    assert [line.partition(" (")[0] for line in ret["comment"].splitlines()] == [
+        "master is already running",
         "quote it",
         "it moves",
         "these wait for a restart",
     ]
+
+
+LINES = st.lists(st.text("ab .\n", min_size=1).filter(str.strip), min_size=1, max_size=4)
+
+
+@given(LINES, LINES)
+def test_warnings_neither_run_together_nor_stick_to_the_next_line(
+    state: ModuleType, first: list[str], second: list[str]
+) -> None:
+    """One is one line and ends it; several, or one of several lines, are lines of the comment."""
+    for added in ([first], [first, second]):
+        ret: dict[str, Any] = {"comment": "all is well"}
+        for texts in added:
+            state.warn(ret, texts)
+        every = [text for texts in added for text in texts]
+        (warning,) = ret["warnings"]
+        assert warning.endswith("\n") and "\n" not in warning[:-1]
+        if len(every) == 1 and "\n" not in every[0]:
+            assert (warning, ret["comment"]) == (f"{every[0]}\n", "all is well")
+        else:
+            assert warning == state.SEVERAL
+            assert ret["comment"] == "\n".join(["all is well", *every])
 
 
 def test_a_comment_ends_in_how_to_log_in_and_how_it_stopped(conclude: Conclude) -> None:
