@@ -12,7 +12,7 @@ from typing import Any
 
 import _qemulab_disks as disks
 import _qemulab_host as host
-import _qemulab_hub as hub
+import _qemulab_lan_link as link
 import _qemulab_probe as probe
 import _qemulab_routes as routes
 import _qemulab_spec as spec
@@ -53,11 +53,9 @@ def check_networks(lab: Lab, site: Site, notes: Notes) -> None:
         subnet = ipaddress.IPv4Interface(network.address).network
         known = site.network(name)
         own = known.interface if known else network.interface
-        mac = hub.tap_mac(site.lab, name)
         path = f"lab:networks:{name}"
-        if hub.link_state(network, mac, site.links()) == "other":
-            problem = f"the host has an interface {network.interface} that is not ours"
-            notes.fault(f"{path}:interface", problem)
+        if link.state(site, name, network) == "other":
+            notes.fault(f"{path}:interface", link.foreign(site, name, network))
             continue
         route = routes.overlap(subnet, site.routes(), own)
         if route is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import shlex
+from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from _qemulab_keys import Network
 RECEIVE_BUFFER = 4 * 2**20
 """Bytes. Measured with iperf over the hub: 639 Mbit/s and no retransmit, against 262 Mbit/s and
 18 856 retransmits with the kernel's default of 212 992."""
+IPV6 = "/proc/sys/net/ipv6"
+"""What only a kernel has that speaks IPv6. Source: net/ipv6/af_inet6.c, inet6_init"""
 SO_RCVBUFFORCE = 33
 """Sets a receive buffer beyond net.core.rmem_max for CAP_NET_ADMIN. Source: socket(7)."""
 
@@ -76,8 +79,11 @@ def link_script(network: Network, mac: str, user: str, tun_device: str) -> str:
         ]
     lines += [
         f"ip link show dev {tap} >/dev/null 2>&1 || ip tuntap add dev {tap} mode tap user {user}",
-        "ip -batch - <<'END'",
-        f"link set dev {tap} address {mac} addrgenmode none up",
+        # A kernel without IPv6 (ipv6.disable=1) knows no such setting, and refuses all of it.
+        'mode="addrgenmode none"',
+        f"[ -e {IPV6} ] || mode=",
+        "ip -batch - <<END",
+        f"link set dev {tap} address {mac} $mode up",
         f"address replace {network.address} dev {tap}",
         "link set dev lo up",
         # The group's own route: a QEMU typed by hand, without localaddr=, stays on lo as well.
@@ -123,23 +129,51 @@ def hub_argv(network: Network, tun_device: str) -> list[str]:
     ]
 
 
-def link_state(network: Network, mac: str, links: list[dict[str, Any]]) -> str:
+def is_our_tap(link: dict[str, Any], mac: str, owners: Container[object]) -> bool:
     """
-    Return in one word how the TAP is: ``up``, ``absent``, ``down``, ``other`` or ``no address``.
+    Return whether an interface of the host is a TAP of ours.
+
+    link
+        What ``ip -j -d address show`` has of it.
+
+    mac, owners
+        The MAC address that it was made with, and who may attach to it: the user by name or number,
+        as ``ip`` shows it.
+
+    One of both is enough: udev and people change the address, and a user that was removed and made
+    anew has another number.
+    """
+    info = link.get("linkinfo") or {}
+    data = info.get("info_data") or {}
+    if info.get("info_kind") != "tun" or data.get("type") != "tap":
+        return False
+    return link.get("address") == mac or data.get("user") in owners
+
+
+def link_state(
+    network: Network, mac: str, owners: Container[object], links: list[dict[str, Any]]
+) -> str:
+    """
+    Return in a few words how the TAP is: ``up`` is right.
+
+    mac, owners
+        As for ``is_our_tap``.
 
     links
         What ``ip -j -d address show`` prints.
 
-    ``other`` is an interface of this name that is not our TAP.
+    The others are ``absent``, ``down``, ``no address``, ``other MAC`` (somebody has changed it) and
+    ``other``, which is an interface of this name that is not our TAP.
     """
     for link in links:
         if link.get("ifname") != network.interface:
             continue
-        info = link.get("linkinfo") or {}
-        if info.get("info_kind") != "tun" or link.get("address") != mac:
+        if not is_our_tap(link, mac, owners):
             return "other"
         if "UP" not in link.get("flags", ()):
             return "down"
+        if link.get("address") != mac:
+            return "other MAC"
         wanted = ipaddress.IPv4Interface(network.address)
         for address in link.get("addr_info", ()):
             if address.get("family") == "inet" and address.get("local") == str(wanted.ip):

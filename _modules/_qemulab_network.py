@@ -17,6 +17,7 @@ import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
+import _qemulab_lan_link as link
 import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_process as process
@@ -75,11 +76,10 @@ def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFact
     network = defined or declared
     if network is None:
         return NetworkFacts()
-    mac = hub.tap_mac(site.lab, name)
     alive = {kind: site.status(kind, name).alive for kind in PROCESSES}
     return NetworkFacts(
         defined=defined,
-        link=hub.link_state(network, mac, site.links()),
+        link=link.state(site, name, network),
         route=hub.has_group_route(network, site.routes()),
         hub=alive["hub"],
         dnsmasq=alive["dnsmasq"],
@@ -205,9 +205,9 @@ def write_files(site: Site, name: str, network: Network) -> None:
     """Write what was applied of a network and all that its processes read."""
     files = Files(site.layout.network(name))
     device = tun_device(site.lab, name)
-    link = hub.link_script(network, hub.tap_mac(site.lab, name), host.USER, device)
+    mac = hub.tap_mac(site.lab, name)
     host.make_directory(files.leases.parent, mode=0o700, owner=host.USER)
-    scripts = {"link": link}
+    scripts = {"link": hub.link_script(network, mac, host.USER, device)}
     for file, argv in (
         ("hub", hub.hub_argv(network, device)),
         ("dnsmasq", ["dnsmasq", configuration_option(site, name)]),
@@ -263,7 +263,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
     with site.lock("network", name):
         before = settled(site, name, declared)
         if before.link == "other":
-            problem = f"the host has an interface {declared.interface} that is not ours"
+            problem = link.foreign(site, name, declared)
             raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
         plan = planner.plan_network(before, declared)
         check_start(site, name, declared, before)
@@ -289,6 +289,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
             machines.begin_together(site, row.vms)
         own.result()
         wait_until_ready(site, name, network)
+        link.hold(site, name, network)
         for host_name, item in row.reservations.items():
             made = planner.plan_reservation(before.reservations.get(host_name), item)
             site.begun[reservation_key(name, host_name)] = Begun(made)
@@ -327,7 +328,7 @@ def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> N
     """
     # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and to
     # none otherwise.
-    host.run(["/bin/sh", str(site.layout.network(name) / "link")])
+    link.make(site, name)
     if moved:
         drop_foreign_leases(site, name, network)
     if anew and site.status("dnsmasq", name, fresh=True).alive:
@@ -384,12 +385,7 @@ def take_down(site: Site, name: str, network: Network) -> None:
         site.supervisor.stop(kind, name)
     site.forget()
     end_orphans(site, name, network)
-    mac = hub.tap_mac(site.lab, name)
-    if hub.link_state(network, mac, site.links()) not in ("absent", "other"):
-        host.run(["ip", "link", "delete", "dev", network.interface])
-    group = f"{hub.group_address(network)}/32"
-    if hub.has_group_route(network, site.routes()):
-        host.run(["ip", "route", "delete", group, "dev", "lo"])
+    link.remove(site, name, network)
 
 
 def remove(site: Site, name: str, before: NetworkFacts) -> None:

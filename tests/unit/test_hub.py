@@ -15,17 +15,24 @@ from hypothesis import strategies as st
 
 NET = spec.network_from("vmlan", {}, "lab")
 MAC = "02:11:22:33:44:55"
+OTHER_MAC = "02:00:00:00:00:00"
+OWNERS = {"qemulab", 991}
 # `ip -j -d address show` of iproute2 6.1, cut to what counts.
 LINK = {
     "ifname": "vmlan",
     "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"],
     "address": MAC,
-    "linkinfo": {"info_kind": "tun", "info_data": {"type": "tap"}},
+    "linkinfo": {"info_kind": "tun", "info_data": {"type": "tap", "user": "qemulab"}},
     "addr_info": [
         {"family": "inet6", "local": "fe80::11:22ff:fe33:4455", "prefixlen": 64},
         {"family": "inet", "local": "10.0.3.1", "prefixlen": 24},
     ],
 }
+
+
+def tap(**data: Any) -> dict[str, Any]:
+    """Return what ``ip`` says of the kind of a TAP."""
+    return {"info_kind": "tun", "info_data": {"type": "tap", **data}}
 
 
 def test_the_hub_keeps_its_frames_on_the_host() -> None:
@@ -54,8 +61,10 @@ def test_the_link_is_made_and_what_is_there_stays() -> None:
         "set -e\n"
         "ip link show dev vmlan >/dev/null 2>&1 || "
         "ip tuntap add dev vmlan mode tap user qemulab\n"
-        "ip -batch - <<'END'\n"
-        f"link set dev vmlan address {MAC} addrgenmode none up\n"
+        'mode="addrgenmode none"\n'
+        "[ -e /proc/sys/net/ipv6 ] || mode=\n"
+        "ip -batch - <<END\n"
+        f"link set dev vmlan address {MAC} $mode up\n"
         "address replace 10.0.3.1/24 dev vmlan\n"
         "link set dev lo up\n"
         "route replace 230.0.0.1/32 dev lo\n"
@@ -89,7 +98,12 @@ def test_the_taps_mac_is_fixed_local_and_its_own() -> None:
         ([{**LINK, "ifname": "vmlan2"}], "absent"),
         ([{**LINK, "flags": ["BROADCAST", "MULTICAST"]}], "down"),
         ([{**LINK, "flags": ["NO-CARRIER", "BROADCAST", "UP"]}], "up"),
-        ([{**LINK, "address": "02:00:00:00:00:00"}], "other"),
+        ([{**LINK, "address": OTHER_MAC}], "other MAC"),
+        ([{**LINK, "address": OTHER_MAC, "linkinfo": tap(user=991)}], "other MAC"),
+        ([{**LINK, "address": OTHER_MAC, "linkinfo": tap(user=992)}], "other"),
+        ([{**LINK, "address": OTHER_MAC, "linkinfo": tap()}], "other"),
+        ([{**LINK, "linkinfo": tap(user=992)}], "up"),
+        ([{**LINK, "linkinfo": tap(type="tun", user="qemulab")}], "other"),
         ([{**LINK, "linkinfo": {"info_kind": "veth"}}], "other"),
         ([{"ifname": "vmlan", "address": MAC}], "other"),
         ([{**LINK, "addr_info": []}], "no address"),
@@ -102,7 +116,7 @@ def test_the_taps_mac_is_fixed_local_and_its_own() -> None:
 )
 def test_a_link_is_named_by_how_it_is(links: list[dict[str, Any]], expected: str) -> None:
     """One word each; an interface that is not ours is never called up."""
-    assert hub.link_state(NET, MAC, links) == expected
+    assert hub.link_state(NET, MAC, OWNERS, links) == expected
 
 
 @pytest.mark.parametrize(
