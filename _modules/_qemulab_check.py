@@ -12,6 +12,7 @@ from typing import Any
 
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_host_ports as host_ports
 import _qemulab_lan_link as link
 import _qemulab_probe as probe
 import _qemulab_routes as routes
@@ -34,7 +35,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
     find_site
         Returns a lab on this host by its name.
     """
-    lab, notes = spec.survey(pillar)
+    lab, notes = spec.survey(pillar, lambda name: host_ports.ports(find_site(name)))
     if lab is not None:
         site = find_site(lab.name)
         check_networks(lab, site, notes)

@@ -10,6 +10,7 @@ from typing import Any
 
 import _qemulab_check as check
 import _qemulab_doctor as physician
+import _qemulab_host_ports as host_ports
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 from _qemulab_host import HostError
@@ -62,7 +63,7 @@ def read(
     What is faulty, by itself or on this host, has no networks, machines or packages: no state is
     rendered that would only say that another one failed. Never raises for such a fault.
     """
-    lab, notes = spec.survey(declared)
+    lab, notes = spec.survey(declared, lambda _name: host_ports.ports(site))
     found = {
         **NOTHING,
         "name": site.lab,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import _qemulab_check as check
 import _qemulab_host as host
+import _qemulab_host_ports as host_ports
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_kinds as kinds
@@ -258,7 +259,7 @@ def ports(lab: Lab, site: Site) -> Iterator[Finding]:
     taken = False
     for name, vm in lab.vms.items():
         if not site.status("vm", name).alive:
-            for problem in probe.taken_ports(name, vm):
+            for problem in host_ports.taken(site, name, vm):
                 taken = True
                 yield Finding(FAIL, "port", problem, "stop that, or declare another")
     if not taken:

@@ -67,6 +67,15 @@ def port_is_free(address: str, port: int, protocol: str = "tcp", shared: bool = 
         Ask as a server does that shares the port with others that do so too, on an address that
         the host need not have yet. Default ``False``.
     """
+    return refusal(address, port, protocol, shared) != errno.EADDRINUSE
+
+
+def refusal(address: str, port: int, protocol: str = "tcp", shared: bool = False) -> int:
+    """
+    Return the kernel's error number where a port could not be listened on, 0 where it could.
+
+    The arguments are those of ``port_is_free``.
+    """
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as probe:
         if protocol == "tcp" or shared:
@@ -76,8 +85,8 @@ def port_is_free(address: str, port: int, protocol: str = "tcp", shared: bool = 
         try:
             probe.bind((address, port))
         except OSError as err:
-            return err.errno != errno.EADDRINUSE
-    return True
+            return err.errno or errno.EIO
+    return 0
 
 
 def multicast_returns(group: str, timeout: float = 0.5) -> bool:

@@ -115,6 +115,12 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
         devices=("/dev/kvm",),
         grace=vm.stop_grace + 5,
         autostart=vm.autostart,
+        # Such an address may come after the machine's start with the host, and go and come again.
+        patient=any(
+            not forward.host_address.startswith(("127.", "0.0.0.0"))
+            for nic in vm.nics
+            for forward in nic.forwards or ()
+        ),
     )
 
 

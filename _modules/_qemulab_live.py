@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import _qemulab_host_ports as ports
 import _qemulab_machine as machine
-import _qemulab_probe as probe
 from _qemulab_host import HostError
 from _qemulab_keys import Forward
 from _qemulab_keys import Vm
@@ -22,7 +22,7 @@ from _qemulab_site import Site
 def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> None:
     """Do on a running machine what can be done on one."""
     # Every port that is to be opened, before any other is closed.
-    probe.check_ports(name, new, old)
+    ports.check(site, name, new, old)
     with proven(site, name) as qmp:
         for disk in new.disks:
             size = before.disks.get(disk.name)

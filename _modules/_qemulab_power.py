@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_host_ports as ports
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
@@ -48,7 +49,7 @@ def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None
     running
         What it runs as. Default: it does not run.
     """
-    probe.check_ports(name, vm, running)
+    ports.check(site, name, vm, running)
     site.accel(vm.accel)
 
 

@@ -13,7 +13,6 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterable
-from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_accel
@@ -28,10 +27,8 @@ from _qemulab_accel import Accel
 from _qemulab_firewall import Blocked
 from _qemulab_firmware import Firmware
 from _qemulab_host import HostError
-from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
-from _qemulab_keys import Vm
 
 OLDEST_QEMU = (7, 2)
 """What a lab is tested with; no option of it was looked for in an older one."""
@@ -297,48 +294,6 @@ def port_owner(port: int, protocol: str) -> str:
     flag = "-t" if protocol == "tcp" else "-u"
     listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
     return _qemulab_routes.port_owner(listed, port) or "somebody"
-
-
-def port_problem(address: str, port: int, protocol: str, path: str) -> str:
-    """
-    Return in words, with the owner's name, that a port of the host is taken; empty where it is not.
-
-    path
-        Where the pillar has it.
-    """
-    if hostnet.port_is_free(address, port, protocol):
-        return ""
-    owner = port_owner(port, protocol)
-    return f"{path}: port {port}/{protocol} on {address} is already taken by {owner}"
-
-
-def taken_ports(name: str, vm: Vm, running: Vm | None = None) -> Iterator[str]:
-    """
-    Yield in words each port that a machine is to have and somebody else has.
-
-    running
-        What it runs as: the ports of that are its own. Default: it does not run.
-    """
-    own = {forward for nic in running.nics for forward in nic.forwards or ()} if running else set()
-    wanted = [
-        (f"nics:{index}:forwards:{place}:host_port", forward)
-        for index, nic in enumerate(vm.nics)
-        for place, forward in enumerate(nic.forwards or ())
-        if forward not in own
-    ]
-    if vm.vnc_port and running is None:
-        wanted.append(("vnc_port", Forward(vm.vnc_port)))
-    for key, port in wanted:
-        path = f"lab:vms:{name}:{key}"
-        problem = port_problem(port.host_address, port.host_port, port.protocol, path)
-        if problem:
-            yield problem
-
-
-def check_ports(name: str, vm: Vm, running: Vm | None = None) -> None:
-    """Raise HostError for the first of ``taken_ports``."""
-    for problem in taken_ports(name, vm, running):
-        raise HostError(problem)
 
 
 def blocked(network: Network) -> list[Blocked]:

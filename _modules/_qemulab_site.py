@@ -106,6 +106,10 @@ class Site:
         self._files: dict[Path, tuple[Any, Any]] = {}
         self.begun: dict[tuple[str, str], Begun] = {}
         """What was begun with something else, until its own state asks: by kind and name."""
+        self.promised: dict[str, Vm] = {}
+        """Machines that a dry run has said it would make: their ports are theirs. By name."""
+        self.leaving: set[str] = set()
+        """Machines that a dry run has said it would stop: what they hold is free by then."""
         self.pressed: dict[str, Pressed] = {}
         """Machines that are on their way off, until their own state asks: by name."""
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import ipaddress
 import uuid
+from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,31 @@ from _qemulab_kinds import SpecError
 
 T = TypeVar("T")
 
+
+class Ports(NamedTuple):
+    """
+    What the ports are chosen by of machines that name none.
+
+    stored
+        The lab's machines as applied. One that has its port keeps it; one that is not declared
+        (any more) keeps its own from others.
+
+    free
+        Returns whether a port of the host is free.
+    """
+
+    stored: Mapping[str, Vm] = {}
+    free: Callable[[int], bool] = lambda _port: True
+
+
+ALL_FREE = Ports()
+
+
+def any_ports(_lab: str) -> Ports:
+    """Return what ports are chosen by where the host is not asked."""
+    return ALL_FREE
+
+
 FIRST_FORWARD = 10022
 NAMESPACE = uuid.UUID("b5a3b1de-6b0c-5d0e-9a43-5d1f0e7c2d11")
 """UUIDv5 namespace of the machines' UUIDs."""
@@ -50,31 +76,35 @@ class Declared(NamedTuple):
     warnings: tuple[Fault, ...] = ()
 
 
-def from_pillar(pillar: Any) -> Declared:
+def from_pillar(pillar: Any, ports: Callable[[str], Ports] = any_ports) -> Declared:
     """
     Read the pillar's ``lab`` mapping.
 
     pillar
         What stands under ``lab`` in the pillar; ``None`` and an empty mapping are an empty lab.
 
+    ports
+        Returns, for the lab's name, what the ports are chosen by of machines that name none.
+        Default: every port is free.
+
     Returns the lab with every default filled in. Raises SpecError with all faults at once.
     """
-    lab, notes = survey(pillar)
+    lab, notes = survey(pillar, ports)
     if notes.faults or lab is None:
         raise SpecError(notes.faults)
     return Declared(lab, tuple(notes.warnings))
 
 
-def survey(pillar: Any) -> tuple[Lab | None, Notes]:
+def survey(pillar: Any, ports: Callable[[str], Ports] = any_ports) -> tuple[Lab | None, Notes]:
     """
-    Read the pillar's ``lab`` mapping as far as it can be read.
+    Read the pillar's ``lab`` mapping as far as it can be read; the arguments are ``from_pillar``'s.
 
     Returns the lab (``None`` where it is no mapping at all) with all that was found wrong.
     """
     notes = Notes()
     lab = schema.read(Lab, {} if pillar is None else pillar, "lab", notes)
     if lab is not None:
-        lab = complete(lab)
+        lab = complete(lab, ports(lab.name))
         rules.check(lab, notes)
     return lab, notes
 
@@ -84,7 +114,7 @@ def says_none(pillar: Any) -> bool:
     return isinstance(pillar, Mapping) and pillar.get("vms") == {}
 
 
-def complete(lab: Lab) -> Lab:
+def complete(lab: Lab, ports: Ports) -> Lab:
     """Return the lab with the defaults that are worked out from names and positions."""
     networks = dict(lab.networks)
     vms = {name: vm for name, vm in lab.vms.items() if vm is not None}
@@ -98,7 +128,7 @@ def complete(lab: Lab) -> Lab:
     }
     only = next(iter(networks)) if len(networks) == 1 else ""
     vms = {name: complete_vm(vm, name, lab.name, only) for name, vm in vms.items()}
-    return replace(lab, networks=networks, vms=with_forwards(vms))
+    return replace(lab, networks=networks, vms=with_forwards(vms, ports))
 
 
 def nics_of(vm: Vm) -> list[Nic]:
@@ -169,30 +199,55 @@ def complete_vm(vm: Vm, name: str, lab: str, only_network: str) -> Vm:
     return replace(vm, disks=tuple(disks), nics=nics, boot=boot)
 
 
-def with_forwards(vms: Mapping[str, Vm]) -> dict[str, Vm]:
+def ports_of(vm: Vm) -> set[int]:
+    """Return the ports of the host that a machine listens on."""
+    forwards = {forward for nic in vm.nics for forward in nic.forwards or () if forward is not None}
+    return {forward.host_port for forward in forwards} | ({vm.vnc_port} - {0})
+
+
+def with_forwards(vms: Mapping[str, Vm], ports: Ports) -> dict[str, Vm]:
     """Give every machine whose first user NIC has no forwards a free port for its SSH."""
-    taken = {
-        forward.host_port
-        for vm in vms.values()
-        for nic in vm.nics
-        for forward in nic.forwards or ()
-        if forward is not None
-    }
-    taken |= {vm.vnc_port for vm in vms.values()}
-    result = dict(vms)
-    for name in sorted(vms):
-        nics = []
-        given = False
-        for nic in vms[name].nics:
-            forwards = nic.forwards
-            if forwards is None and nic.network == USER_NETWORK and not given:
-                port = next(port for port in range(FIRST_FORWARD, 65536) if port not in taken)
-                taken.add(port)
-                forwards = (Forward(host_port=port),)
-            given = given or nic.network == USER_NETWORK
-            nics.append(replace(nic, forwards=forwards or ()))
-        result[name] = replace(vms[name], nics=tuple(nics))
+    taken = {port for vm in vms.values() for port in ports_of(vm)}
+    for name, vm in ports.stored.items():
+        if name not in vms:
+            taken |= ports_of(vm)
+    needy = {}
+    for name, vm in vms.items():
+        index = _first_user_nic(vm)
+        if index is not None and vm.nics[index].forwards is None:
+            needy[name] = index
+    given = {}
+    for name in needy:
+        kept = _kept_port(ports.stored.get(name))
+        if kept and kept not in taken:
+            given[name] = kept
+            taken.add(kept)
+    for name in sorted(needy.keys() - given.keys()):
+        candidates = range(FIRST_FORWARD, 65536)
+        given[name] = next(port for port in candidates if port not in taken and ports.free(port))
+        taken.add(given[name])
+    result = {}
+    for name, vm in vms.items():
+        nics = [replace(nic, forwards=nic.forwards or ()) for nic in vm.nics]
+        if name in needy:
+            forward = Forward(host_port=given[name])
+            nics[needy[name]] = replace(nics[needy[name]], forwards=(forward,))
+        result[name] = replace(vm, nics=tuple(nics))
     return result
+
+
+def _first_user_nic(vm: Vm) -> int | None:
+    """Return the position of a machine's first NIC on QEMU's user network, ``None`` for none."""
+    on_user = (index for index, nic in enumerate(vm.nics) if nic.network == USER_NETWORK)
+    return next(on_user, None)
+
+
+def _kept_port(vm: Vm | None) -> int:
+    """Return the port of the host that a machine has for its SSH and nothing else, or 0."""
+    index = None if vm is None else _first_user_nic(vm)
+    forwards = () if vm is None or index is None else vm.nics[index].forwards or ()
+    port = forwards[0].host_port if len(forwards) == 1 else 0
+    return port if forwards == (Forward(host_port=port),) else 0
 
 
 def network_from(name: str, declaration: Any, lab: str) -> Network:
@@ -218,30 +273,41 @@ def reservation_from(name: str, declaration: Any, network: str) -> Reservation:
     return found
 
 
-def vm_from(name: str, declaration: Any, lab: str, networks: Mapping[str, Network]) -> Vm:
+def vm_from(
+    name: str, declaration: Any, lab: str, networks: Mapping[str, Network], ports: Ports = ALL_FREE
+) -> Vm:
     """
     Read one machine's declaration, as a state's arguments give it. Raises SpecError.
 
     networks
         The networks that the lab has. One that is named and not there is no fault yet: in a dry
         run it may come before the machine does.
+
+    ports
+        What its port is chosen by where it names none. Default: every port is free.
     """
-    return _single("vms", name, declaration, lab, networks).vms[name]
+    return _single("vms", name, declaration, lab, networks, ports).vms[name]
 
 
 def readable_vms(
-    declarations: Mapping[str, Any], lab: str, networks: Mapping[str, Network]
+    declarations: Mapping[str, Any], lab: str, networks: Mapping[str, Network], ports: Ports
 ) -> dict[str, Vm]:
     """Return machines' declarations read; a faulty one is left to the call that it is meant for."""
-    found = {}
+    found: dict[str, Vm] = {}
     for name, declaration in declarations.items():
+        known = ports._replace(stored={**ports.stored, **found})
         with contextlib.suppress(SpecError):
-            found[name] = vm_from(name, declaration, lab, networks)
+            found[name] = vm_from(name, declaration, lab, networks, known)
     return found
 
 
 def _single(
-    noun: str, name: str, declaration: Any, lab: str, networks: Mapping[str, Network] | None = None
+    noun: str,
+    name: str,
+    declaration: Any,
+    lab: str,
+    networks: Mapping[str, Network] | None = None,
+    ports: Ports = ALL_FREE,
 ) -> Lab:
     """Read a lab of one thing, so that one thing is checked just as a whole pillar is."""
     notes = Notes()
@@ -249,7 +315,7 @@ def _single(
     if found is not None:
         if networks:
             found = replace(found, networks=dict(networks))
-        found = complete(found)
+        found = complete(found, ports)
         named = {nic.network for vm in found.vms.values() for nic in vm.nics if nic.network}
         unknown = named - set(found.networks) - {USER_NETWORK}
         rules.check_vms(found, {**dict.fromkeys(unknown, Network()), **found.networks}, notes)

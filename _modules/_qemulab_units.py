@@ -66,6 +66,9 @@ class Unit(NamedTuple):
 
     autostart
         Start it with the host. Default ``False``.
+
+    patient
+        Go on trying for good: what it needs of the host may come late. Default ``False``.
     """
 
     kind: str
@@ -83,6 +86,7 @@ class Unit(NamedTuple):
     always: bool = False
     grace: int = 5
     autostart: bool = False
+    patient: bool = False
 
     @property
     def service(self) -> str:
@@ -193,7 +197,12 @@ def systemd_path(path: Path | str) -> str:
 def systemd_drop_in(unit: Unit) -> str:
     """Return what is one unit's own: its scripts, files, devices and capabilities."""
     capabilities = " ".join(f"CAP_{name.upper()}" for name in unit.capabilities)
-    lines = ["# Made by qemulab; removed with the unit.", "[Service]"]
+    lines = ["# Made by qemulab; removed with the unit."]
+    if unit.patient:
+        lines += ["[Unit]", "StartLimitIntervalSec=0"]
+    lines.append("[Service]")
+    if unit.patient:
+        lines.append("RestartSec=5")
     if unit.runtime is not None:
         # systemd makes it, and that is all that there is to prepare: no process more.
         lines += [

@@ -305,7 +305,10 @@ def prune(vms, networks, mode="report", lab=None, test=False):
             facts = site.facts()
             runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
             facts = facts._replace(vms={**facts.vms, **runs})
-            return plan_lab.plan_prune(facts, vms, networks, mode)
+            plan = plan_lab.plan_prune(facts, vms, networks, mode)
+            if test:
+                site.leaving.update(key.removeprefix("vms:") for key in plan.keys())
+            return plan
 
         def act(plan):
             keys = [change.key.partition(":") for change in plan.changes]

@@ -4,6 +4,7 @@ Labs of QEMU machines: the host that is to have one.
 
 import _qemulab_doctor as physician
 import _qemulab_face as face
+import _qemulab_host_ports as host_ports
 import _qemulab_spec as spec
 
 __virtualname__ = "qemulab"
@@ -13,6 +14,10 @@ def __virtual__():
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
+
+
+def _site(lab):
+    return face.site(__opts__, __pillar__, __context__, lab)
 
 
 def doctor(pillar=None):
@@ -35,8 +40,9 @@ def doctor(pillar=None):
         salt-call qemulab.doctor
     """
     with face.errors():
-        lab = spec.from_pillar(__pillar__.get("lab") if pillar is None else pillar).lab
-        site = face.site(__opts__, __pillar__, __context__, lab.name)
+        declared = __pillar__.get("lab") if pillar is None else pillar
+        lab = spec.from_pillar(declared, lambda name: host_ports.ports(_site(name))).lab
+        site = _site(lab.name)
         findings = physician.examine(lab, site)
         if any(finding.result == physician.FAIL for finding in findings):
             __context__["retcode"] = 1

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_disks as disks
 import _qemulab_face as face
+import _qemulab_host_ports as host_ports
 import _qemulab_network as networks
 import _qemulab_plan as planner
 import _qemulab_probe as probe
@@ -175,7 +176,8 @@ def _row(site, name, network, reservations, vms):
     except SpecError:
         return networks.ALONE
     others = {**site.all_networks(), name: network}
-    return networks.Row(items, spec.readable_vms(vms, site.lab, others))
+    ports = host_ports.ports(site)
+    return networks.Row(items, spec.readable_vms(vms, site.lab, others, ports))
 
 
 def reservation_list(network=None, lab=None):

@@ -9,6 +9,7 @@ import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_host as host
+import _qemulab_host_ports as host_ports
 import _qemulab_kinds as kinds
 import _qemulab_launch as launch
 import _qemulab_look as looks
@@ -145,11 +146,15 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
     """
     with face.errors():
         site = _site(lab)
-        declared = spec.vm_from(name, declaration, site.lab, site.all_networks())
+        ports = host_ports.ports(site)
+        declared = spec.vm_from(name, declaration, site.lab, site.all_networks(), ports)
+        if test:
+            site.promised[name] = declared
         begun = ("vm", name)
         if together and begun not in site.begun:
             if not test and host.is_root():
-                others = spec.readable_vms(together, site.lab, site.all_networks())
+                known = ports._replace(stored={**ports.stored, name: declared})
+                others = spec.readable_vms(together, site.lab, site.all_networks(), known)
                 machines.begin_together(site, {name: declared, **others})
             if begun not in site.begun:
                 looks.look_at_all(site, [name, *together])
@@ -405,7 +410,8 @@ def vm_argv(name, lab=None):
         vm, _ = site.vm(name)
         networks = site.all_networks()
         if vm is None:
-            declared = spec.from_pillar(__pillar__.get("lab")).lab
+            pillar = __pillar__.get("lab")
+            declared = spec.from_pillar(pillar, lambda _name: host_ports.ports(site)).lab
             vm = declared.vms.get(name) or face.defined(site, name)
             networks = {**declared.networks, **networks}
         argv = launch.argv(site, name, vm, networks)

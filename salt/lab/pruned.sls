@@ -10,7 +10,8 @@ lab-pruned:
     - networks: {{ lab.networks.keys() | list | json }}
     - mode: {{ lab.prune | json }}
     - lab: {{ lab.name | json }}
-    - order: last
+    {#- What is to go goes first: what is to come may be given its port, its name, its memory. #}
+    - order: {{ 2 if lab.prune == "stop" else "last" }}
     - require:
       - sls: lab.declared
 {%- endif %}

@@ -150,6 +150,12 @@ def test_systemd_makes_the_directory_of_the_sockets_where_it_can() -> None:
     assert "ExecStartPre" not in text
 
 
+def test_what_waits_for_the_host_is_tried_for_good() -> None:
+    """systemd gives up otherwise: after five tries in a minute. Source: systemd.unit(5)"""
+    text = units.systemd_drop_in(VM._replace(patient=True))
+    assert "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=5\n" in text
+
+
 def test_a_drop_in_leaves_out_what_a_unit_has_not() -> None:
     """A server keeps the capabilities that it names, and is always started again."""
     assert units.systemd_drop_in(DNSMASQ) == (

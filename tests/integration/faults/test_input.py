@@ -26,6 +26,7 @@ def ends_whole() -> None:
 
 FORWARD = {"network": "user", "forwards": [{"host_port": 10022}]}
 FIRST = {"networks": {"vmlan": {}}, "vms": {"a": tiny(nics=[FORWARD])}}
+TAKEN = "lab:networks:n:interface: the interface vmlan is that of the network vmlan of the lab lab"
 NOT_OURS = "lab:networks:n:interface: the host has an interface {} that is not ours"
 
 
@@ -51,7 +52,7 @@ def second(**network: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        pytest.param({"interface": "vmlan"}, NOT_OURS.format("vmlan"), id="B7-of-another-lab"),
+        pytest.param({"interface": "vmlan"}, TAKEN, id="B7-of-another-lab"),
         pytest.param({"interface": "eth0"}, NOT_OURS.format("eth0"), id="B7-of-the-host"),
         pytest.param(
             {"multicast": "230.0.0.1:1234"},
@@ -73,7 +74,42 @@ def test_b6_a_port_of_another_lab_is_refused(first: Lab) -> None:
     states = first.apply(declared=second(), check=False)
     assert states["network_present n"]["result"] is True
     said = "lab:vms:b:nics:0:forwards:0:host_port: port 10022/tcp on 127.0.0.1 is already taken by "
-    assert f"{said}qemu-system-x86 (pid " in states["vm_running b"]["comment"]
+    assert f"{said}the machine a of the lab lab" in states["vm_running b"]["comment"]
+    assert first.changes(first.apply(declared=FIRST)) == {}
+
+
+def on_user(*names: str, **more: Any) -> dict[str, Any]:
+    """Return the second lab with machines that name no port."""
+    return {**second(), "vms": {name: tiny(nics=[{"network": "user"}]) for name in names}, **more}
+
+
+def given(states: dict[str, Any], name: str) -> str:
+    """Return the port that an apply has given to a machine, or would."""
+    (forward,) = states[f"vm_running {name}"]["changes"]["nics:0:forwards"]["new"]
+    return str(forward)
+
+
+def test_ports_that_are_left_out_are_free_ones_and_stay(first: Lab) -> None:
+    """Beside another lab's, as the dry run says; of a machine that goes, its port is not taken."""
+    said = first.apply(declared=on_user("b", "c"), test=True)
+    assert [given(said, name) for name in "bc"] == [
+        "127.0.0.1:10023 to 22/tcp",
+        "127.0.0.1:10024 to 22/tcp",
+    ]
+    assert first.changes(first.apply(declared=on_user("b", "c"))) == first.changes(said)
+    # One that sorts before it takes nothing away from it.
+    declared = on_user("a", "c", prune="stop")
+    said = first.apply(declared=declared, test=True)
+    assert given(said, "a") == "127.0.0.1:10025 to 22/tcp"
+    assert said["pruned lab-pruned"]["changes"].keys() == {"vms:b"}
+    made = first.apply(declared=declared)
+    assert first.changes(made) == first.changes(said)
+    assert first.changes(first.apply(declared=declared)) == {}
+    # The same with the port named: it is free by the time that the new machine starts.
+    forwards = [{"host_port": 10024}]
+    declared["vms"] = {"d": tiny(nics=[{"network": "user", "forwards": forwards}])}
+    said = first.apply(declared=declared, test=True)
+    assert first.changes(first.apply(declared=declared)) == first.changes(said)
     assert first.changes(first.apply(declared=FIRST)) == {}
 
 
