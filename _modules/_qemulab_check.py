@@ -14,6 +14,7 @@ import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_ports as host_ports
 import _qemulab_lan_link as link
+import _qemulab_lan_way as way
 import _qemulab_probe as probe
 import _qemulab_routes as routes
 import _qemulab_spec as spec
@@ -39,6 +40,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
     if lab is not None:
         site = find_site(lab.name)
         check_networks(lab, site, notes)
+        check_ways(lab, site, notes)
         check_other_labs(lab, site, notes)
         check_media(lab, site, notes)
         check_memory(lab, notes)
@@ -61,6 +63,19 @@ def check_networks(lab: Lab, site: Site, notes: Notes) -> None:
         route = routes.overlap(subnet, site.routes(), own)
         if route is not None:
             notes.fault(f"{path}:address", f"{subnet} overlaps the host's route {route}")
+
+
+def check_ways(lab: Lab, site: Site, notes: Notes) -> None:
+    """Warn of networks whose packets a rule of the host takes elsewhere."""
+    for name, network in lab.networks.items():
+        path = f"lab:networks:{name}:address"
+        known = site.network(name)
+        if any(fault.path.startswith(f"lab:networks:{name}:") for fault in notes.faults):
+            continue
+        is_up = known is not None and link.state(site, name, known) == "up"
+        shadowed = way.shadowed(known if known and is_up else network, is_up)
+        if shadowed is not None:
+            notes.warn(path, "; ".join(shadowed))
 
 
 def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:

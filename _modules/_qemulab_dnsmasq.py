@@ -53,9 +53,13 @@ class Lease(NamedTuple):
     client_id: str
 
 
-def configuration(network: Network, files: Files) -> str:
+def configuration(network: Network, files: Files, tap_mac: str) -> str:
     """
     Return dnsmasq's whole configuration for a network.
+
+    tap_mac
+        MAC address of the host's TAP. It is never served: a host whose network manager asks for an
+        address there would take its default route through its own lab.
 
     It names every file that dnsmasq reads, so that nothing of the host's own dnsmasq (its
     /etc/dnsmasq.conf, its hosts) gets in. ``bind-dynamic`` serves the interface alone and takes
@@ -82,6 +86,7 @@ def configuration(network: Network, files: Files) -> str:
         "dhcp-no-override",
         # An installer and the system it installs send different client identifiers.
         "dhcp-ignore-clid",
+        f"dhcp-host={tap_mac},ignore",
         f"dhcp-range={first},{last},{host.netmask},{network.dhcp.lease_time}",
         f"dhcp-option=option:router{'' if router == 'none' else ',' + router}",
         f"dhcp-hostsfile={quoted(files.reservations)}",

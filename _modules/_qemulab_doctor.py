@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import _qemulab_check as check
 import _qemulab_host as host
+import _qemulab_host_apparmor as apparmor
+import _qemulab_host_managers as managers
 import _qemulab_host_ports as host_ports
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
@@ -113,7 +115,8 @@ def before_start(lab: Lab, site: Site) -> tuple[list[Finding], list[Finding]]:
     if faults:
         return faults, []
     # What runs counts where it shares: a group, the room that a disk may still grow by.
-    found = examine(off, site, (accelerator,)) + examine(lab, site, (multicast, memory, disk_space))
+    shared = (multicast, memory, disk_space, network_managers, confinement)
+    found = examine(off, site, (accelerator,)) + examine(lab, site, shared)
     return [], [each for each in found if each.result != OK]
 
 
@@ -254,6 +257,27 @@ def addresses(lab: Lab, site: Site) -> Iterator[Finding]:
         yield Finding(OK, "addresses", "no route of the host overlaps")
 
 
+def ways(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look whether the host's own packets to the networks leave by their TAPs."""
+    notes = kinds.Notes()
+    check.check_ways(lab, site, notes)
+    for each in notes.warnings:
+        yield Finding(FAIL, each.path, each.problem)
+    if lab.networks and not notes.warnings:
+        yield Finding(OK, "routing", "no rule of the host leads past a network")
+
+
+def network_managers(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look for a program of the host that takes a TAP for an interface of its own."""
+    found = False
+    for network in lab.networks.values():
+        for each in managers.managers(site, network.interface):
+            found = True
+            yield Finding(WARN, each.name, each.says, f"keep it off: {each.do}")
+    if lab.networks and not found:
+        yield Finding(OK, "network managers", "none has taken a network's interface")
+
+
 def ports(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look for ports of the machines that somebody else has."""
     taken = False
@@ -289,6 +313,13 @@ def firewall(lab: Lab, site: Site) -> Iterator[Finding]:
             yield Finding(FAIL, "firewall", says, each.lasting or each.command)
     if lab.networks and not blocked:
         yield Finding(OK, "firewall", "DHCP and DNS come through")
+
+
+def confinement(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look whether AppArmor lets the networks' dnsmasq at its files."""
+    problem = apparmor.problem(site.layout) if lab.networks else None
+    if problem is not None:
+        yield Finding(FAIL, "AppArmor", *problem)
 
 
 def denials(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -336,9 +367,12 @@ CHECKS: tuple[Check, ...] = (
     memory,
     disk_space,
     addresses,
+    ways,
+    network_managers,
     ports,
     other_servers,
     firewall,
+    confinement,
     denials,
     guests,
 )

@@ -7,9 +7,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import socket
 import struct
 from typing import Any
+from typing import NamedTuple
 
 import _qemulab_host as host
 
@@ -112,3 +114,64 @@ def multicast_returns(group: str, timeout: float = 0.5) -> bool:
             return probe.recv(16) == b"qemulab"
         except OSError:
             return False
+
+
+RTM_GETROUTE = 26
+NLM_F_REQUEST = 1
+NLMSG_ERROR = 2
+RTM_F_LOOKUP_TABLE = 0x1000
+RTA_DST, RTA_SRC, RTA_OIF, RTA_TABLE = 1, 2, 4, 15
+"""Source: rtnetlink(7), linux/rtnetlink.h"""
+
+
+class Way(NamedTuple):
+    """
+    By which way a packet leaves the host.
+
+    interface
+        The interface; empty where the kernel sends it nowhere.
+
+    table
+        Number of the routing table that says so, 0 where none does.
+
+    refusal
+        Why it is sent nowhere, in the kernel's words.
+    """
+
+    interface: str = ""
+    table: int = 0
+    refusal: str = ""
+
+
+def way_to(address: str, source: str = "") -> Way:
+    """
+    Return by which way a packet of the host to an address would leave, as the kernel decides it.
+
+    All that has a say is asked by that: rules, every table, routes that lead nowhere.
+
+    source
+        The packet's own address. Default: it has none yet, as where a program connects.
+    """
+    attributes = struct.pack("HH4s", 8, RTA_DST, socket.inet_aton(address))
+    if source:
+        attributes += struct.pack("HH4s", 8, RTA_SRC, socket.inet_aton(source))
+    lengths = (32, 32 if source else 0)
+    message = struct.pack("8BI", socket.AF_INET, *lengths, 0, 0, 0, 0, 0, RTM_F_LOOKUP_TABLE)
+    size = 16 + len(message) + len(attributes)
+    header = struct.pack("IHHII", size, RTM_GETROUTE, NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(1)
+        kernel.sendto(header + message + attributes, (0, 0))
+        answer = kernel.recv(4096)
+    (kind,) = struct.unpack_from("H", answer, 4)
+    if kind == NLMSG_ERROR:
+        (number,) = struct.unpack_from("i", answer, 16)
+        return Way(refusal=os.strerror(-number))
+    found = {}
+    place = 16 + len(message)
+    while place + 4 <= len(answer):
+        length, name = struct.unpack_from("HH", answer, place)
+        if name in (RTA_OIF, RTA_TABLE):
+            found[name] = struct.unpack_from("I", answer, place + 4)[0]
+        place += max(4, (length + 3) & ~3)
+    return Way(socket.if_indextoname(found[RTA_OIF]), found.get(RTA_TABLE, 0))

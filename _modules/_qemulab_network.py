@@ -217,7 +217,7 @@ def write_files(site: Site, name: str, network: Network) -> None:
     host.write_all(
         [
             *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
-            File(files.configuration, dnsmasq.configuration(network, files)),
+            File(files.configuration, dnsmasq.configuration(network, files, mac)),
             File(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network)),
             *names_files(site, name, network),
             site.network_as_file(name, network),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_host_ports as host_ports
+import _qemulab_lan_way as way
 import _qemulab_network as networks
 import _qemulab_plan as planner
 import _qemulab_probe as probe
@@ -157,13 +158,22 @@ def network_ensure(
             outcome = face.converge(site, look, act, test)
             face.name_changes(outcome, declared, declaration)
             if outcome["changes"] and not test:
-                for each in probe.blocked(declared):
-                    problem = f"the host's firewall drops {each.what} on {declared.interface}"
-                    outcome["notes"].append(f"{problem}: {each.rule}; to open it: {each.command}")
+                outcome["notes"] += _around(site, name, declared)
         except Exception:
             machines.abandon(site)
             raise
         return outcome
+
+
+def _around(site, name, network):
+    """Return what of the host is in the way of a network that has just been made or changed."""
+    found = [
+        f"the host's firewall drops {each.what} on {network.interface}: {each.rule}; "
+        f"to open it: {each.command}"
+        for each in probe.blocked(network)
+    ]
+    shadowed = way.shadowed(site.network(name) or network, is_up=True)
+    return found + ["; ".join(shadowed)] if shadowed else found
 
 
 def _row(site, name, network, reservations, vms):

@@ -140,7 +140,7 @@ def outline(lab: Any) -> dict[str, Any]:
         device = "/dev/net/tun"
         argv = hub.hub_argv(each, device)
         files = Files(Path("/n"))
-        text = dnsmasq.configuration(each, files)
+        text = dnsmasq.configuration(each, files, "02:00:00:00:00:01")
         keys = [line.partition("=")[0] for line in text.splitlines()]
         upstream = [line.partition("=")[0] for line in dnsmasq.upstream(each)]
         assert set(upstream) <= {"server", "no-resolv", "resolv-file"}

@@ -17,6 +17,7 @@ from _qemulab_kinds import SpecError
 from hypothesis import given
 from hypothesis import strategies as st
 
+MAC = "02:11:22:33:44:55"
 FILES = Files(Path("/var/lib/qemulab/lab/networks/vmlan"))
 RESERVATIONS = {
     "worker1": Reservation("00:00:00:22:22:22", "10.0.3.102"),
@@ -38,6 +39,7 @@ resolv-file=/etc/resolv.conf
 dhcp-authoritative
 dhcp-no-override
 dhcp-ignore-clid
+dhcp-host=02:11:22:33:44:55,ignore
 dhcp-range=10.0.3.100,10.0.3.200,255.255.255.0,1h
 dhcp-option=option:router,10.0.3.101
 dhcp-hostsfile=/var/lib/qemulab/lab/networks/vmlan/reservations
@@ -64,7 +66,7 @@ def network(**keys: Any) -> Network:
 
 def test_the_configuration_is_the_recipes_and_reads_nothing_of_the_hosts() -> None:
     """To the letter."""
-    assert dnsmasq.configuration(network(), FILES) == CONFIGURATION
+    assert dnsmasq.configuration(network(), FILES, MAC) == CONFIGURATION
 
 
 @pytest.mark.parametrize(
@@ -83,14 +85,14 @@ def test_other_names_are_asked_of_whom_was_declared(upstream: Any, lines: list[s
 
 def test_no_router_is_an_empty_option() -> None:
     """Without the line, dnsmasq would hand out the host."""
-    text = dnsmasq.configuration(network(dhcp={"router": "none"}), FILES)
+    text = dnsmasq.configuration(network(dhcp={"router": "none"}), FILES, MAC)
     assert "dhcp-option=option:router\n" in text
 
 
 def test_another_network_has_its_own_mask_and_time() -> None:
     """From its prefix."""
     dhcp = {"range": "172.16.1.1-172.16.1.9", "lease_time": "infinite"}
-    text = dnsmasq.configuration(network(address="172.16.0.1/16", dhcp=dhcp), FILES)
+    text = dnsmasq.configuration(network(address="172.16.0.1/16", dhcp=dhcp), FILES, MAC)
     assert "dhcp-range=172.16.1.1,172.16.1.9,255.255.0.0,infinite\n" in text
 
 
@@ -229,11 +231,11 @@ def test_no_text_from_the_pillar_adds_a_line_or_a_field(declaration: dict[str, A
         made = spec.network_from("vmlan", declaration, "lab")
     except SpecError:
         return
-    text = dnsmasq.configuration(made, FILES)
+    text = dnsmasq.configuration(made, FILES, MAC)
     upstream = {line.partition("=")[0] for line in dnsmasq.upstream(made)}
     assert upstream <= {"resolv-file", "no-resolv", "server"}
     assert keys(text) - upstream == keys(CONFIGURATION) - {"resolv-file"}
-    assert len(text.splitlines()) == 18 + len(dnsmasq.upstream(made))
+    assert len(text.splitlines()) == 19 + len(dnsmasq.upstream(made))
     (dhcp_range,) = re.findall("^dhcp-range=(.*)$", text, re.MULTILINE)
     assert dhcp_range.count(",") == 3
     reserved = dnsmasq.reservations_text(made.reservations)

@@ -99,7 +99,8 @@ def test_before_a_start_only_what_does_not_run_is_looked_at(
 
         return look
 
-    for name in ("supervisor", "tun", "accelerator", "multicast", "memory", "disk_space"):
+    names = ("supervisor", "tun", "accelerator", "multicast", "memory", "disk_space")
+    for name in (*names, "network_managers", "confinement"):
         monkeypatch.setattr(doctor, name, check(name, "warn" if name == "memory" else "ok"))
     site: Any = Anything(ALL)
     assert doctor.before_start(DECLARED, site) == ([], [])
@@ -111,6 +112,7 @@ def test_before_a_start_only_what_does_not_run_is_looked_at(
     assert asked == [
         *("supervisor a", "tun a", "accelerator a"),
         *("multicast n a", "memory n a", "disk_space n a"),
+        *("network_managers n a", "confinement n a"),
     ]
     monkeypatch.setattr(doctor, "tun", check("tun", "fail"))
     site = Anything(ALL - {"dnsmasq n"})
