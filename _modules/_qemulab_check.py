@@ -121,17 +121,13 @@ def check_sockets(lab: Lab, site: Site, notes: Notes) -> None:
 
 
 def remove_files(site: Site, purge: bool) -> None:
-    """Remove a lab's own files; with ``purge`` all of them, and the last lab's shared ones."""
+    """Remove a lab's own files; with ``purge`` all of them. What labs share stays."""
     layout = site.layout
-    others = site.facts().others
     host.remove(layout.lab_file)
     host.remove(layout.lab_runtime)
     host.remove(layout.templates)
     if purge:
         host.remove(layout.lab_state)
         host.remove(layout.lab_logs)
-        if not others:
-            for name in host.list_directory(layout.state, hidden=True):
-                host.remove(layout.state / name)
     for directory in (layout.runtime, layout.logs, layout.state):
         host.remove_empty(directory)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Collection
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_disks as disks
+import _qemulab_process as process
 import _qemulab_spec as spec
 from _qemulab_host import HostError
 from _qemulab_plan import VmFacts
@@ -20,6 +22,9 @@ from _qemulab_qmp import QmpSilent
 from _qemulab_site import Site
 
 LOOK_TIMEOUT = 2.0
+"""Seconds within which QEMU answers where it gets to run."""
+BUSY_TIMEOUT = 10.0
+"""Seconds that are given to one that gets a little CPU time, and so cannot answer sooner."""
 OFF = ("stopped", "failed")
 """Words of ``look`` for a machine that does not run."""
 
@@ -53,7 +58,25 @@ def look_at_all(site: Site, names: Collection[str]) -> None:
 
 
 def ask(site: Site, name: str) -> tuple[str, int]:
-    """Return what ``look`` does, always asked anew of QEMU."""
+    """
+    Return what ``look`` does, always asked anew of QEMU.
+
+    One that does not answer is asked again as long as its process moves: the host is busy then. One
+    that stands still is ``unresponsive`` at once.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    ticks = process.cpu_ticks(site.status("vm", name).pid)
+    while True:
+        state, pid = ask_once(site, name)
+        if state != "unresponsive" or time.monotonic() >= deadline:
+            return state, pid
+        before, ticks = ticks, process.cpu_ticks(pid)
+        if ticks == before:
+            return state, pid
+
+
+def ask_once(site: Site, name: str) -> tuple[str, int]:
+    """Return what ``look`` does, asked of QEMU once."""
     unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
@@ -115,6 +138,19 @@ def all_that_runs(site: Site) -> list[str]:
         if found:
             lines.append(f"this runs on in the lab {lab}: {'; '.join(found)}")
     return lines
+
+
+def guest_users(site: Site) -> list[str]:
+    """Return the machines of all the host's labs, as ``LAB:NAME``, that run the built-in guest."""
+    found = []
+    for lab in sorted({site.lab, *site.other_labs()}):
+        other = site if lab == site.lab else site.beside(lab)
+        for name in other.vms():
+            defined, started = other.vm(name)
+            booted = started or defined
+            if booted and booted.boot == "guest" and runs(other, name):
+                found.append(f"{lab}:{name}")
+    return found
 
 
 def refuse(site: Site, name: str, status: str) -> None:

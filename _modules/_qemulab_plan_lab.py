@@ -29,7 +29,6 @@ class LabFacts(NamedTuple):
     """Machines that the lab has, each with whether it runs."""
     others: tuple[str, ...] = ()
     """Other labs of the host."""
-    guest: bool = False
     logs: bool = False
 
 
@@ -57,14 +56,17 @@ def plan_lab_absent(facts: LabFacts, purge: bool) -> Plan:
             found.append(Change("ssh_key", "generated", None, DESTROY))
         if facts.logs:
             found.append(Change("logs", "present", None, DESTROY))
-        if facts.guest and not facts.others:
-            found.append(Change("guest", "built", None, DESTROY))
     return Plan(tuple(found))
 
 
 def plan_guest(built: bool) -> Plan:
     """Return what makes the built-in guest ready."""
     return Plan(() if built else (Change("guest", None, "built", CREATE),))
+
+
+def plan_guest_absent(built: bool) -> Plan:
+    """Return what removes the built-in guest from this host."""
+    return Plan((Change("guest", "built", None, DESTROY),) if built else ())
 
 
 def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mode: str) -> Plan:

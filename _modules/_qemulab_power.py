@@ -5,6 +5,7 @@ Machines on and off: started, several at once; stopped, softly and then hard; re
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -32,7 +33,12 @@ from _qemulab_site import Pressed
 from _qemulab_site import Site
 
 START_TIMEOUT = 20.0
-QUIT_TIMEOUT = 3.0
+"""Seconds that a machine may take to start without a sign of life."""
+START_LIMIT = 300.0
+"""Seconds that it may take with them."""
+SIGNS_INTERVAL = 5.0
+"""Seconds between two looks for signs of life."""
+QUIT_TIMEOUT = 10.0
 RESUME_WATCH = 0.5
 """Seconds within which a QEMU that was resumed stops again if what stopped it has not changed."""
 KVM_WATCH = 0.3
@@ -71,11 +77,41 @@ def settled(site: Site, name: str) -> str:
     """Return how a machine that has just been started is, empty while that is not clear."""
     if site.layout.qmp(name).exists():
         state, _ = ask(site, name)
-        if state not in ("starting", "stopped", "prelaunch", "inmigrate"):
+        if state not in ("starting", "unresponsive", "stopped", "prelaunch", "inmigrate"):
             return state
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
     state = site.status("vm", name).state
     return state if state in OFF else ""
+
+
+def signs_of_life(site: Site, name: str) -> tuple[int, int]:
+    """Return what grows as long as a start gets on: its CPU time, and what its guest has said."""
+    try:
+        said = os.stat(site.layout.console(name)).st_size
+    except OSError:
+        said = 0
+    return process.cpu_ticks(site.status("vm", name, fresh=True).pid), said
+
+
+def await_settled(site: Site, name: str) -> str:
+    """
+    Return how a machine that was begun is once that is clear, or ``not answering``.
+
+    On a busy host a start takes its time: it is waited for as long as it shows signs of life.
+    """
+    begun = seen = time.monotonic()
+    signs = signs_of_life(site, name)
+    while True:
+        state = host.wait_for(lambda: settled(site, name), SIGNS_INTERVAL, slowest=0.02)
+        if state:
+            return str(state)
+        now = time.monotonic()
+        before, signs = signs, signs_of_life(site, name)
+        if signs != before:
+            seen = now
+        if now - seen >= START_TIMEOUT or now - begun >= START_LIMIT:
+            return "not answering"
+        host.progress(f"waiting for {name} to start, since {now - begun:.0f} s")
 
 
 def dead(site: Site, name: str) -> str:
@@ -129,7 +165,7 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
 
     Raises HostError if it does not run in time.
     """
-    state = host.wait_for(lambda: settled(site, name), START_TIMEOUT, slowest=0.02)
+    state = await_settled(site, name)
     kvm = site.accel(vm.accel) == "kvm"
     if kvm and state == "running":
         state = host.wait_for(lambda: dead(site, name), KVM_WATCH) or state
@@ -137,7 +173,7 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
         settle(site, name, vm, hard=True)
-        problem = f"{name} did not start: it is {state or 'not answering'}"
+        problem = f"{name} did not start: it is {state}"
         said = log or said
         if kvm and state in DEAD:  # its log ends in the guest's registers
             raise HostError(problem, hint=NO_USE)
@@ -210,9 +246,12 @@ def stop(site: Site, name: str, grace: int) -> str:
 
     defined, _ = site.vm(name)
     if status != "unresponsive":
+        pressed = False
         if ahead is not None:
-            grace = max(0, grace - int(time.monotonic() - ahead.since))
-        if not goes_off(site, name, grace, lambda: ended(site, name)):
+            waited = time.monotonic() - ahead.since
+            grace = max(0, grace - int(waited))
+            pressed = waited < PRESS_INTERVAL
+        if not goes_off(site, name, grace, lambda: ended(site, name), pressed):
             return end(site, name, defined)
         settle(site, name, defined)
         return "acpi"
@@ -270,17 +309,23 @@ def order(site: Site, name: str, command: str) -> None:
         qmp.execute(command)
 
 
-def goes_off(site: Site, name: str, grace: int, gone: Callable[[], bool]) -> bool:
+def goes_off(
+    site: Site, name: str, grace: int, gone: Callable[[], bool], pressed: bool = False
+) -> bool:
     """
     Press a machine's power button until it is off or its grace is over; returns whether it is.
 
     More than once: a guest that is still booting hears only the press that comes after. So do
     those whose button was pressed with this one's.
+
+    pressed
+        Whether it has just been pressed, and is to be again only in its turn. Default ``False``.
     """
     for waited in range(0, max(grace, 1), PRESS_INTERVAL):
         if waited == PRESS_INTERVAL:
             host.progress(f"waiting for {name} to power off, {grace} s at the most")
-        order(site, name, "system_powerdown")
+        if waited or not pressed:
+            order(site, name, "system_powerdown")
         for other, ahead in site.pressed.items() if waited else ():
             if site.status("vm", other).pid == ahead.pid:
                 order(site, other, "system_powerdown")

@@ -20,11 +20,37 @@ from _qemulab_host import HostError
 
 def exists(pid: int) -> bool:
     """Return whether a process runs; a zombie, which only waits to be reaped, does not."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel tells of a process from its state on; nothing where it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    return fields.rpartition(")")[2].split()[0] not in "ZX"
+        return []
+    return line.rpartition(")")[2].split()
+
+
+def cpu_ticks(pid: int) -> int:
+    """
+    Return how much CPU time a process has had, its children's with it, in ticks of the clock; 0
+    for one that is not there. It grows as long as the process gets anywhere. Source: proc(5), stat
+    """
+    ticks = 0
+    for each in (pid, *_children(pid)):
+        fields = _stat(each)
+        ticks += int(fields[11]) + int(fields[12]) if fields else 0
+    return ticks
+
+
+def _children(pid: int) -> list[int]:
+    """Return a process's children; none where the kernel does not list them."""
+    try:
+        return [int(word) for word in (host.read(f"/proc/{pid}/task/{pid}/children") or "").split()]
+    except HostError:
+        return []
 
 
 def has_capability(bit: int) -> bool:

@@ -251,6 +251,5 @@ class Site:
             networks=tuple(self.networks()),
             vms={name: self.status("vm", name).alive for name in self.vms()},
             others=self.other_labs(),
-            guest=(self.layout.guest / "guest.json").exists(),
             logs=self.layout.lab_logs.exists(),
         )

@@ -330,8 +330,9 @@ def lab_remove(purge=False, lab=None, test=False):
     Take the lab itself away when its machines and networks are gone.
 
     purge
-        Also remove its SSH key, its logs and, with the host's last lab, the built-in guest: no
-        file is left. Default ``False``: what survives is the machines' disks and the key.
+        Also remove its SSH key and its logs: no file of the lab is left. Default ``False``: what
+        survives is the machines' disks and the key. The built-in guest always stays: it belongs to
+        the host, and ``guest_remove`` removes it.
 
     lab
         Name of the lab. Default: the pillar's.

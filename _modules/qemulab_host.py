@@ -2,9 +2,14 @@
 Labs of QEMU machines: the host that is to have one.
 """
 
+import os
+
 import _qemulab_doctor as physician
 import _qemulab_face as face
+import _qemulab_host as host
 import _qemulab_host_ports as host_ports
+import _qemulab_look as looks
+import _qemulab_plan_lab as plan_lab
 import _qemulab_spec as spec
 
 __virtualname__ = "qemulab"
@@ -47,3 +52,44 @@ def doctor(pillar=None):
         if any(finding.result == physician.FAIL for finding in findings):
             __context__["retcode"] = 1
         return [str(finding) for finding in findings]
+
+
+def guest_remove(lab=None, test=False):
+    """
+    Remove the built-in guest's image, which all labs of this host share.
+
+    A purge leaves it, so that the next lab needs no network. After this one, the next lab that
+    boots it builds it again.
+
+    lab
+        Name of the lab; the image is the same for all of a host.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns. Raises CommandExecutionError where a machine runs that
+    boots it, of whichever lab: its supervisor could not start it again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.guest_remove
+    """
+    with face.errors():
+        site = _site(lab)
+        target = site.layout.guest
+
+        def look():
+            built = os.path.lexists(target)
+            users = looks.guest_users(site) if built else []
+            if users:
+                problem = f"the built-in guest is in use by {', '.join(users)}"
+                raise host.HostError(problem, hint="stop them first: salt-call qemulab.vm_stop")
+            return plan_lab.plan_guest_absent(built)
+
+        def act(_plan):
+            host.remove(target)
+            host.remove_empty(site.layout.state)
+
+        return face.converge(site, look, act, test)

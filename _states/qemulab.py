@@ -110,6 +110,32 @@ def guest_present(name, lab=None):
     )
 
 
+def guest_absent(name, lab=None):
+    """
+    Ensure that the built-in guest's image is not there. A lab that boots it builds it again, for
+    which it needs the packages' server.
+
+    name
+        For the state's own use.
+
+    lab
+        Name of the lab; the image is the same for all of a host.
+
+    .. code-block:: yaml
+
+        no-guest:
+          qemulab.guest_absent: []
+    """
+    return shape.conclude(
+        shape.Run(__salt__, __opts__, "guest"),
+        name,
+        lambda: __salt__["qemulab.guest_remove"](lab=lab, test=__opts__["test"]),
+        already="the built-in guest is already absent",
+        would="the built-in guest would be removed",
+        has="the built-in guest has been removed",
+    )
+
+
 def pruned(name, vms=None, networks=None, mode="report", lab=None):
     """
     Ensure that nothing is left of what the lab made and the pillar no longer declares.
@@ -155,8 +181,8 @@ def absent(name, purge=False, lab=None):
         For the state's own use.
 
     purge
-        Remove its SSH key, its logs and, with the host's last lab, the built-in guest as well.
-        Default ``False``.
+        Remove its SSH key and its logs as well. Default ``False``. The built-in guest stays:
+        ``guest_absent`` removes it.
 
     lab
         Name of the lab. Default: the pillar's.

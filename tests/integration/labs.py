@@ -190,6 +190,11 @@ class Lab:
         return {**found, **({"files": files} if files else {})}
 
 
+def is_guest(path: str) -> bool:
+    """Return whether a path is the built-in guest's, which a purge leaves, or leads to it."""
+    return path == "/var/lib/qemulab" or f"{path}/".startswith("/var/lib/qemulab/guest/")
+
+
 def blank_disc(path: Path) -> Path:
     """Write an image that says of itself that it is a CD, with nothing on it."""
     path.write_bytes(bytes(16 * 2048) + b"\1CD001" + bytes(2**20))

@@ -223,8 +223,19 @@ def test_guest_reboots(machine: Machine) -> None:
     assert "recover" not in machine.ssh("dmesg | grep sda") + machine.serial
 
 
-def test_power_button(machine: Machine) -> None:
-    """ACPI's button ends it, and QEMU with it."""
+#: Runs in the guest: what the handler of a second press does to the first one's, whenever it comes.
+SECOND_HANDLER = """
+trap '' TERM
+while pidof acpid; do usleep 1000; done
+while :; do kill -TERM -1; usleep 5000; done
+"""
+
+
+def test_a_guest_that_is_pressed_twice_goes_off(machine: Machine) -> None:
+    """ACPI's button ends it, and QEMU with it; a second handler of the button does not stop it."""
+    detached = "</dev/null >/dev/null 2>&1 &"
+    machine.ssh(f"cat >/tmp/second <<'end'\n{SECOND_HANDLER}end\nsetsid sh /tmp/second {detached}")
+    machine.qmp("system_powerdown")
     machine.qmp("system_powerdown")
     machine.process.wait(timeout=10)
     assert "reboot: Power down" in machine.serial

@@ -18,6 +18,7 @@ import labs
 import pytest
 from labs import RECIPE
 from labs import Lab
+from labs import is_guest
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -241,6 +242,12 @@ def test_ssh_config_is_one_that_ssh_takes(lab: Lab) -> None:
     assert said.stdout.strip() == "worker1"
 
 
+def test_the_guest_is_not_removed_under_its_machines(lab: Lab) -> None:
+    """They could not be started again; the machines are named."""
+    with pytest.raises(harness.HostFailure, match="is in use by .*lab:worker1"):
+        lab.call("guest_remove")
+
+
 def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
     """The dry run says the same; a second clean has nothing to do."""
     said = lab.apply("lab.clean", test=True)
@@ -259,8 +266,8 @@ def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
     assert lab.changes(lab.apply("lab.clean")) == {}
 
 
-def test_purge_leaves_no_file(lab: Lab) -> None:
-    """And the dry run says the same again."""
+def test_purge_leaves_no_file_but_the_guest(lab: Lab) -> None:
+    """And the dry run says the same again; the guest goes when it is told to."""
     said = lab.apply("lab.purge", test=True)
     done = lab.apply("lab.purge")
     assert all(state["result"] is True for state in done.values())
@@ -270,5 +277,12 @@ def test_purge_leaves_no_file(lab: Lab) -> None:
         "new": None,
         "effect": "destroy",
     }
-    assert lab.leftovers() == {}
+    left = lab.leftovers()
+    assert set(left) == {"files"}
+    assert {path for path in left["files"] if not is_guest(path)} == set()
     assert lab.changes(lab.apply("lab.purge")) == {}
+    gone = {"guest": {"old": "built", "new": None, "effect": "destroy"}}
+    assert lab.call("guest_remove", "test=True")["changes"] == gone
+    assert lab.call("guest_remove")["changes"] == gone
+    assert lab.leftovers() == {}
+    assert lab.call("guest_remove")["changes"] == {}

@@ -88,19 +88,15 @@ def test_keys_that_may_log_in_change_in_a_known_lab() -> None:
     assert shown(plan.changes) == {"authorized_keys": (["k"], ["k", "l"], LIVE)}
 
 
-@pytest.mark.parametrize(
-    ("others", "guest"), [((), {"guest": ("built", None, DESTROY)}), (("lab2",), {})]
-)
-def test_a_lab_that_goes_leaves_what_others_share(others: tuple[str, ...], guest: Any) -> None:
-    """Keys and logs go with a purge, the built-in guest only with the last lab."""
-    facts = LabFacts(known=True, ssh_key=True, logs=True, guest=True, others=others)
+def test_a_lab_that_goes_leaves_what_labs_share() -> None:
+    """Keys and logs go with a purge; the built-in guest stays: it is the host's."""
+    facts = LabFacts(known=True, ssh_key=True, logs=True)
     kept = {"definition": ("present", None, STOP)}
     assert shown(plan_lab.plan_lab_absent(facts, False).changes) == kept
     assert shown(plan_lab.plan_lab_absent(facts, True).changes) == {
         **kept,
         "ssh_key": ("generated", None, DESTROY),
         "logs": ("present", None, DESTROY),
-        **guest,
     }
     assert plan_lab.plan_lab_absent(LabFacts(), True) == Plan()
 
@@ -109,6 +105,9 @@ def test_the_guest_is_built_once() -> None:
     """And is then there."""
     assert shown(plan_lab.plan_guest(False).changes) == {"guest": (None, "built", CREATE)}
     assert plan_lab.plan_guest(True) == Plan()
+    gone = {"guest": ("built", None, DESTROY)}
+    assert shown(plan_lab.plan_guest_absent(True).changes) == gone
+    assert plan_lab.plan_guest_absent(False) == Plan()
 
 
 # What is no longer declared

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import _qemulab_host as host
@@ -42,6 +43,24 @@ def test_a_process_with_brackets_in_its_name_exists(tmp_path: Path) -> None:
             assert processes.exists(process.pid)
         finally:
             process.kill()
+
+
+def test_cpu_time_grows_while_a_process_or_its_child_gets_anywhere() -> None:
+    """One that stands still has none; a shell that waits has its child's."""
+    loop = ["sh", "-c", "while :; do :; done"]
+    for command in (loop, ["sh", "-c", f"{loop[2]} & wait"]):
+        with subprocess.Popen(command, start_new_session=True) as process:
+            try:
+                assert host.wait_for(lambda pid=process.pid: processes.cpu_ticks(pid) > 1, 10)
+                os.killpg(process.pid, signal.SIGSTOP)
+                time.sleep(0.1)
+                before = processes.cpu_ticks(process.pid)
+                time.sleep(0.2)
+                assert processes.cpu_ticks(process.pid) == before
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert processes.cpu_ticks(process.pid) == 0
+    assert processes.cpu_ticks(0) == 0
 
 
 def test_a_signal_reaches_the_process_that_is_meant() -> None:
