@@ -23,6 +23,8 @@ from _qemulab_site import Site
 
 LOOK_TIMEOUT = 2.0
 """Seconds within which QEMU answers where it gets to run."""
+STILL_TIMEOUT = 4.0
+"""Seconds without any CPU time after which nothing more is expected of it."""
 BUSY_TIMEOUT = 10.0
 """Seconds that are given to one that gets a little CPU time, and so cannot answer sooner."""
 OFF = ("stopped", "failed")
@@ -61,17 +63,19 @@ def ask(site: Site, name: str) -> tuple[str, int]:
     """
     Return what ``look`` does, always asked anew of QEMU.
 
-    One that does not answer is asked again as long as its process moves: the host is busy then. One
-    that stands still is ``unresponsive`` at once.
+    One that does not answer is asked again as long as its process moves: the host is busy then.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT
+    begun = moved = time.monotonic()
     ticks = process.cpu_ticks(site.status("vm", name).pid)
     while True:
         state, pid = ask_once(site, name)
-        if state != "unresponsive" or time.monotonic() >= deadline:
+        if state != "unresponsive":
             return state, pid
+        now = time.monotonic()
         before, ticks = ticks, process.cpu_ticks(pid)
-        if ticks == before:
+        if ticks != before:
+            moved = now
+        if now - moved >= STILL_TIMEOUT or now - begun >= BUSY_TIMEOUT:
             return state, pid
 
 
