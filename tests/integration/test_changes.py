@@ -320,7 +320,8 @@ def test_f5_a_lab_survives_its_apply(lab: Lab, figures: Figures) -> None:
     declared = with_vm(disks=[{"size": "96M"}])
     lab.apply(declared=declared)
     pillar = lab.pillar(declared)
-    command = f"QEMULAB_PILLAR={pillar} exec {harness.REPO}/salt-call state.apply lab"
+    call = shlex.join([f"{harness.REPO}/salt-call", "state.apply", "lab"])
+    command = f"QEMULAB_PILLAR={pillar} exec {call}"
     begin = {"setsid": ["setsid", "--wait"]}
     if lab.host.supervisor == "systemd":
         unit = ["systemd-run", "--quiet", "--wait"]

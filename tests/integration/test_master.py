@@ -123,8 +123,8 @@ def test_apply(salted: Salted) -> None:
 def events(salted: Salted) -> Iterator[Callable[[], dict[str, Any]]]:
     """Listen as an admin does; give what returns the changes of all events by their tags."""
     path = salted.host.shared / "events"
-    listen = f"exec {PROGRAMS}/salt-run state.event 'salt/qemulab/*' > {path}"
-    process = salted.host.spawn(["sh", "-c", listen], env=ENVIRONMENT)
+    listen = ["sh", "-c", """exec "$0" state.event 'salt/qemulab/*' > "$1" """]
+    process = salted.host.spawn([*listen, f"{PROGRAMS}/salt-run", str(path)], env=ENVIRONMENT)
 
     def read() -> dict[str, Any]:
         lines = [line.split("\t", 1) for line in path.read_text().splitlines() if "\t" in line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_links_and_routes_are_lists_whatever_there_is() -> None:
 def test_a_carrier_is_there_once_an_interface_is_up() -> None:
     """A TAP that no process holds has none; nor has an interface that is not there."""
     code = "import _qemulab_hostnet as n; print(n.has_carrier('lo'), n.has_carrier('t0'))"
-    say = f'{sys.executable} -c "{code}"'
+    say = shlex.join([sys.executable, "-c", code])
     script = f"{say}; ip link set lo up; ip tuntap add t0 mode tap; ip link set t0 up; {say}"
     folder = str(Path(hostnet.__file__).parent)
     done = subprocess.run(
