@@ -108,7 +108,7 @@ class Salted:
 
     def write_unit(self, name: str, kill_mode: str) -> None:
         """Write a daemon's unit and have systemd know it."""
-        environment = " ".join(f"{key}={value}" for key, value in ENVIRONMENT.items())
+        environment = " ".join(f'"{key}={value}"' for key, value in ENVIRONMENT.items())
         text = UNIT.format(name=name, kill_mode=kill_mode, environment=environment)
         self.write(f"/etc/systemd/system/salt-{name}.service", text)
         self.host.run(["systemctl", "daemon-reload"])

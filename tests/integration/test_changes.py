@@ -7,6 +7,7 @@ Machines here start in no time: firmware of the BIOS kind, an empty disk, no gue
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator
 from typing import Any
 

@@ -113,7 +113,7 @@ def test_salt_of_the_host_runs_a_lab(
     """No virtualenv with Salt is made, and supervisord comes from a small one; up, and away."""
     lab = Lab(namespace_host)
     copied(namespace_host, other)
-    namespace_host.run(["sh", "-c", f"rm -r {other}/lib/python*/site-packages/supervisor*"])
+    namespace_host.run(["sh", "-c", 'rm -r "$0"/lib/python*/site-packages/supervisor*', other])
     no_network = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), **byte_code(other)}
     pillar = {"QEMULAB_PILLAR": str(lab.pillar(DECLARED))}
 
