@@ -12,6 +12,7 @@ import grp
 import json
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import subprocess
@@ -24,6 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
+
+import _qemulab_log as log
 
 USER = "qemulab"
 """The system user that every process of a lab runs as."""
@@ -104,18 +107,22 @@ def run(
         raise HostError(f"{argv[0]} is not installed", hint=hint)
     environment = dict(os.environ, PATH=search_path(), LC_ALL="C.UTF-8")
     try:
-        done = subprocess.run(
-            [program, *argv[1:]],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            cwd=cwd or "/",
-            env=environment,
-            check=False,
-        )
+        with log.step("command", lambda: shlex.join(argv)) as ended:
+            done = subprocess.run(
+                [program, *argv[1:]],
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                cwd=cwd or "/",
+                env=environment,
+                check=False,
+            )
+            ended(f"exit status {done.returncode}")
+            if done.returncode:
+                ended(done.stderr or done.stdout)
     except subprocess.TimeoutExpired as err:
         raise HostError(f"{' '.join(argv)} took longer than {timeout:g} s", hint=hint) from err
     except OSError as err:
@@ -129,6 +136,7 @@ def run(
 
 def launch(argv: list[str]) -> None:
     """Start a program that puts itself into the background, without waiting until it has."""
+    log.say("command %s: not waited for", shlex.join(argv))
     try:
         subprocess.Popen(
             argv,
@@ -455,9 +463,14 @@ def wait_for(
         Seconds between two questions at the most. Default 0.05.
     """
     deadline = time.monotonic() + timeout
-    while True:
-        answer = question()
-        if answer or time.monotonic() >= deadline:
-            return answer
-        time.sleep(interval)
-        interval = min(interval * 2, slowest)
+    answer = question()
+    if answer:
+        return answer
+    where = getattr(question, "__qualname__", "").replace("<locals>.", "")
+    with log.step("wait", lambda: f"{where}, {timeout:g} s at most", announced=True) as ended:
+        while not answer and time.monotonic() < deadline:
+            time.sleep(interval)
+            interval = min(interval * 2, slowest)
+            answer = question()
+        ended("it is so" if answer else "in vain")
+    return answer

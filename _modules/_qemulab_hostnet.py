@@ -14,6 +14,7 @@ from typing import Any
 from typing import NamedTuple
 
 import _qemulab_host as host
+import _qemulab_log as log
 
 SIOCGIFFLAGS = 0x8913
 IFF_RUNNING = 0x40
@@ -102,7 +103,8 @@ def multicast_returns(group: str, timeout: float = 0.5) -> bool:
         Seconds to wait for it. Default 0.5.
     """
     loopback = socket.inet_aton("127.0.0.1")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with log.step("wait", lambda: f"for a datagram to {group}"), datagram as probe:
         try:
             probe.settimeout(timeout)
             probe.bind(("", 0))

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import _qemulab_host as host
+import _qemulab_log as log
 from _qemulab_host import HostError
 
 
@@ -84,6 +85,7 @@ def send(pid: int, number: signal.Signals, word: str) -> bool:
         if not _has_word(pid, word):
             return False
         signal.pidfd_send_signal(descriptor, number)
+        log.say("signal %s to process %d (%s)", number.name, pid, word)
     except OSError:
         return False
     finally:

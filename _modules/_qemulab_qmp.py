@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import _qemulab_log as log
+
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 10.0
 LINE_LIMIT = 10 * 2**20
@@ -47,10 +49,12 @@ class Qmp:
         self.events: list[dict[str, Any]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
+        self._path = path
         deadline = time.monotonic() + timeout
         try:
-            self._connect(str(path), deadline)
-            greeting = self._receive(deadline)
+            with log.step("qmp", lambda: f"{path} connect"):
+                self._connect(str(path), deadline)
+                greeting = self._receive(deadline)
             if "QMP" not in greeting:
                 raise QmpError(f"{path} is not a QMP socket")
             self.execute("qmp_capabilities", timeout=timeout)
@@ -117,7 +121,11 @@ class Qmp:
         Raises QmpError where QEMU refuses, QmpSilent where it does not answer in time.
         """
         deadline = time.monotonic() + timeout
-        return self._answer(self._send(command, arguments, timeout, descriptor), command, deadline)
+        with log.step("qmp", lambda: f"{self._path} {command}{arguments or ''}") as ended:
+            number = self._send(command, arguments, timeout, descriptor)
+            answer = self._answer(number, command, deadline)
+            ended(answer)
+            return answer
 
     def query(self, *commands: str, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
         """
@@ -127,8 +135,11 @@ class Qmp:
         main loop comes round, which takes milliseconds on a busy host. Errors as in ``execute``.
         """
         deadline = time.monotonic() + timeout
-        numbers = [(self._send(command, None, timeout), command) for command in commands]
-        return [self._answer(number, command, deadline) for number, command in numbers]
+        with log.step("qmp", lambda: f"{self._path} {', '.join(commands)}") as ended:
+            numbers = [(self._send(command, None, timeout), command) for command in commands]
+            answers = [self._answer(number, command, deadline) for number, command in numbers]
+            ended(answers)
+            return answers
 
     def _send(
         self,

@@ -21,6 +21,7 @@ from typing import Any
 
 import _qemulab_host as host
 import _qemulab_lock as lock
+import _qemulab_log as log
 import _qemulab_process as process
 import _qemulab_units as units
 from _qemulab_host import File
@@ -90,8 +91,11 @@ class Supervisord:
         return xmlrpc.client.ServerProxy("http://localhost", transport=transport)
 
     def _call(self, method: str, *arguments: Any, timeout: float = 30) -> Any:
-        with self._reached(method):
-            return getattr(self._proxy(timeout).supervisor, method)(*arguments)
+        words = log.step("supervisord", lambda: f"{method}{arguments}")
+        with self._reached(method), words as ended:
+            answer = getattr(self._proxy(timeout).supervisor, method)(*arguments)
+            ended(answer)
+            return answer
 
     @contextlib.contextmanager
     def _reached(self, method: str) -> Iterator[None]:
@@ -114,8 +118,9 @@ class Supervisord:
             {"methodName": f"supervisor.{method}", "params": list(arguments)}
             for method, *arguments in orders
         ]
-        with self._reached("multicall"):
+        with self._reached("multicall"), log.step("supervisord", lambda: f"{orders}") as ended:
             answers: list[Any] = proxy.system.multicall(calls)
+            ended(answers)
             return answers
 
     def _is_up(self) -> bool:

@@ -5,6 +5,7 @@ What a user meets beside the recipe's own lab: empty pillars, odd places, many d
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import harness
@@ -105,6 +106,26 @@ def test_a_mistyped_name_is_told_in_a_line(namespace_host: harness.Host) -> None
         assert done.returncode != 0
         assert said in done.stdout + done.stderr and len(done.stderr.splitlines()) == 1
         assert "CLI Example" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_debug_shows_every_command_exchange_and_wait(namespace_host: harness.Host) -> None:
+    """Of an apply that makes a machine; and not a line without ``-l debug``."""
+    lab = Lab(namespace_host)
+    pillar = lab.pillar({"networks": {"n": {}}, "vms": {"a": tiny(nics=[])}})
+    call = [harness.REPO / "salt-call", "-l", "debug", "state.apply", "lab"]
+    done = namespace_host.run(call, env={"QEMULAB_PILLAR": str(pillar)})
+    ours = [line.partition("qemulab: ")[2] for line in done.stderr.splitlines() if "[DEBUG" in line]
+    for said in (
+        r"command ssh-keygen .*: exit status 0 \([0-9.]+ ms\)",
+        r"command /\S+/python3?\S* -m supervisor.supervisord .*: not waited for",
+        r"supervisord startProcess.*|supervisord \[\('startProcess', 'vm-a'.*",
+        r"qmp /run/qemulab/lab/vms/a/qmp.sock query-uuid, query-status: .*'running'.*",
+        r"wait [\w.<>]+, [0-9.]+ s at most: it is so .*",
+    ):
+        assert any(re.fullmatch(said, line) for line in ours), said
+    assert "PRIVATE KEY" not in done.stderr
+    done = namespace_host.run([*call[:1], *call[3:]], env={"QEMULAB_PILLAR": str(pillar)})
+    assert "qemulab: command" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../../../etc", "x y", 5, ["lab"]])
