@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import _qemulab_lan_hosts as lan_hosts
 from _qemulab_keys import Network
-from _qemulab_keys import Reservation
+from _qemulab_lan_hosts import Known
 
 
 class Files(NamedTuple):
@@ -53,22 +55,26 @@ class Lease(NamedTuple):
     client_id: str
 
 
-def configuration(network: Network, files: Files, tap_mac: str) -> str:
+def configuration(network: Network, files: Files, tap_mac: str, known: Iterable[Known] = ()) -> str:
     """
     Return dnsmasq's whole configuration for a network.
+
+    network, files
+        The network, and where its files are.
 
     tap_mac
         MAC address of the host's TAP. It is never served: a host whose network manager asks for an
         address there would take its default route through its own lab.
 
+    known
+        Who is on it: some are handed no router. Default: nobody is known.
+
     It names every file that dnsmasq reads, so that nothing of the host's own dnsmasq (its
     /etc/dnsmasq.conf, its hosts) gets in. ``bind-dynamic`` serves the interface alone and takes
     it up again after it was made anew. ``local=//`` keeps bare names here: the AAAA of a name
-    known by A is then an empty answer, not a refusal. Source: dnsmasq(8)
+    known by A is then an empty answer, not a refusal. A name that a client gives itself is not
+    believed (``dhcp-ignore-names``): it could be a machine's that is off. Source: dnsmasq(8)
     """
-    host = ipaddress.IPv4Interface(network.address)
-    first, last = network.dhcp.range.split("-")
-    router = network.dhcp.router
     lines = [
         "keep-in-foreground",
         "log-facility=-",
@@ -81,14 +87,16 @@ def configuration(network: Network, files: Files, tap_mac: str) -> str:
         "domain-needed",
         "bogus-priv",
         "local=//",
+        *domain(network),
         *upstream(network),
         "dhcp-authoritative",
         "dhcp-no-override",
         # An installer and the system it installs send different client identifiers.
         "dhcp-ignore-clid",
+        "dhcp-ignore-names",
         f"dhcp-host={tap_mac},ignore",
-        f"dhcp-range={first},{last},{host.netmask},{network.dhcp.lease_time}",
-        f"dhcp-option=option:router{'' if router == 'none' else ',' + router}",
+        *ranges(network),
+        *router(network, known),
         f"dhcp-hostsfile={quoted(files.reservations)}",
         f"dhcp-leasefile={quoted(files.leases)}",
     ]
@@ -103,6 +111,42 @@ def quoted(path: Path) -> str:
     return f'"{escaped}"'
 
 
+def domain(network: Network) -> list[str]:
+    """
+    Return the lines of the DNS domain: handed out, behind every short name as well, asked of
+    nobody else.
+    """
+    name = network.dns.domain
+    # A network that an older version has made has none until it is applied again.
+    return [f"domain={name}", f"local=/{name}/", "expand-hosts"] if name not in ("", "none") else []
+
+
+def ranges(network: Network) -> list[str]:
+    """Return the lines of the range; one that holds the router alone has reservations only."""
+    netmask = ipaddress.IPv4Interface(network.address).netmask
+    parts = lan_hosts.ranges(network) or [(network.dhcp.router, "static")]
+    time = network.dhcp.lease_time
+    return [f"dhcp-range={first},{last},{netmask},{time}" for first, last in parts]
+
+
+def router(network: Network, known: Iterable[Known]) -> list[str]:
+    """
+    Return the lines of the default route, with those who are handed none.
+
+    Who that is stands here, which costs a restart of dnsmasq when it changes, and not as a tag in
+    the file of reservations: dnsmasq 2.90 aborts at the SIGHUP after a host that has one there
+    asked for a lease, since it frees the tag with what it had linked behind it. Seen on Debian 12.
+    """
+    if network.dhcp.router == "none":
+        return ["dhcp-option=option:router"]
+    macs = sorted(item.mac for item in known if not item.routed)
+    return [
+        f"dhcp-option=option:router,{network.dhcp.router}",
+        "dhcp-option=tag:unrouted,option:router",
+        *(f"dhcp-mac=set:unrouted,{mac}" for mac in macs),
+    ]
+
+
 def upstream(network: Network) -> list[str]:
     """Return the lines that say who is asked for names that the network does not know."""
     if network.dns.upstream == "none":
@@ -112,17 +156,27 @@ def upstream(network: Network) -> list[str]:
     return ["no-resolv", *(f"server={address}" for address in network.dns.upstream)]
 
 
-def reservations_text(reservations: Mapping[str, Reservation]) -> str:
-    """Return the file of reservations: MAC address, address and name, a line each."""
+def reservations_text(known: Iterable[Known]) -> str:
+    """Return the file of reservations: MAC address, address and name where it has them, a line."""
     return "".join(
-        f"{item.mac},{item.address},{name}\n" for name, item in sorted(reservations.items())
+        ",".join(filter(None, (item.mac, item.address, item.name))) + "\n"
+        for item in known
+        if item.address or item.name
     )
 
 
-def hosts_text(network: Network, reservations: Mapping[str, Reservation]) -> str:
-    """Return the file of names: reserved ones resolve before their machines run."""
-    names = {name: item.address for name, item in reservations.items()}
-    names.update(network.dns.names)
+def parse_reservations(text: str) -> dict[str, str]:
+    """Return the address of each MAC address in a file of reservations, empty for none."""
+    found = {}
+    for line in text.splitlines():
+        mac, _, rest = line.partition(",")
+        first = rest.partition(",")[0]
+        found[mac] = first if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", first) else ""
+    return found
+
+
+def hosts_text(names: Mapping[str, str]) -> str:
+    """Return the file of names: those with an address resolve before their machines run."""
     return "".join(f"{address} {name}\n" for name, address in sorted(names.items()))
 
 
@@ -149,7 +203,7 @@ def parse_leases(text: str) -> list[Lease]:
     return leases
 
 
-def without_leases(text: str, gone: list[Lease]) -> str:
+def without_leases(text: str, gone: Iterable[Lease]) -> str:
     """Return a lease file's text without some leases: for a dnsmasq that does not run."""
     dropped = {(lease.mac, lease.address) for lease in gone}
     kept = [
@@ -161,7 +215,7 @@ def without_leases(text: str, gone: list[Lease]) -> str:
 
 
 def contradicting(
-    leases: list[Lease], reservations: Mapping[str, Reservation], gone: Reservation | None = None
+    leases: Iterable[Lease], reserved: Mapping[str, str], gone: Mapping[str, str] | None = None
 ) -> list[Lease]:
     """
     Return the leases that the reservations no longer allow.
@@ -169,24 +223,20 @@ def contradicting(
     leases
         What is leased.
 
-    reservations
-        What is reserved now.
+    reserved
+        The address that is reserved for each MAC address now.
 
     gone
-        A reservation that has just been removed or replaced: its own lease has to go as well.
+        What was reserved until now and is no longer, likewise: its own lease has to go as well;
+        an empty address stands for any. Default: nothing.
     """
-    by_mac = {item.mac: item.address for item in reservations.values()}
-    by_address = {item.address: item.mac for item in reservations.values()}
+    by_address = {address: mac for mac, address in reserved.items()}
     found = []
     for lease in leases:
-        moved = by_mac.get(lease.mac, lease.address) != lease.address
+        moved = reserved.get(lease.mac, lease.address) != lease.address
         stolen = by_address.get(lease.address, lease.mac) != lease.mac
-        left = (
-            gone is not None
-            and (lease.mac, lease.address) == (gone.mac, gone.address)
-            and by_mac.get(lease.mac) != lease.address
-        )
-        if moved or stolen or left:
+        left = (gone or {}).get(lease.mac) in ("", lease.address)
+        if moved or stolen or (left and reserved.get(lease.mac) != lease.address):
             found.append(lease)
     return found
 

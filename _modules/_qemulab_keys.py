@@ -61,6 +61,10 @@ class Nic:
     mac: str = key(kinds.MAC, "", effect="restart", made=True,
         default_text="from the names of lab and machine",
         doc="MAC address; quote it")
+    address: str = key(kinds.IPV4, "", effect="live",
+        default_text="from the network's range",
+        doc="address in the network that is reserved for it, under the machine's name; not on "
+        "network `user`")
     model: str = key(choice("virtio-net-pci", "e1000", "e1000e", "rtl8139"), "virtio-net-pci",
         effect="restart", doc="device that the machine sees")
     connected: bool = key(kinds.BOOLEAN, True, effect="live",
@@ -154,6 +158,10 @@ class Dns:
     """What the DNS server of a network answers."""
 
     # fmt: off
+    domain: str = key(words_or(kinds.HOSTNAME, "none"), "", effect="live", made=True,
+        default_text="`LAB.internal`, by the lab's name",
+        doc="domain that is handed out, and that every short name resolves in as well; `none` for "
+        "none")
     upstream: Any = key(words_or(list_of(kinds.IPV4), "host", "none"), "host", effect="live",
         doc="who is asked for other names: the host's resolvers, nobody, or these addresses")
     names: dict[str, str] = key(mapping_of(kinds.HOSTNAME, kinds.IPV4), {}, effect="live",

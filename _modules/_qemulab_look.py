@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_disks as disks
+import _qemulab_lan_dhcp as lan
 import _qemulab_process as process
 import _qemulab_spec as spec
 from _qemulab_host import HostError
@@ -193,6 +194,10 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         status="stopped" if off else status,
         supervised=status != "unmanaged",
         unit=off or site.supervisor.has("vm", name),
+        leases={
+            network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
+            for network in site.networks()
+        },
     )
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import shlex
-import signal
 from collections.abc import Callable
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
+import _qemulab_lan_dhcp as lan
+import _qemulab_lan_hosts as lan_hosts
 import _qemulab_lan_link as link
 import _qemulab_plan as planner
 import _qemulab_probe as probe
@@ -50,13 +52,10 @@ class Row(NamedTuple):
 ALONE = Row()
 
 
-READY_TIMEOUT = 10.0
-RELEASE_TIMEOUT = 3.0
 END_TIMEOUT = 2.0
 LINK_TIMEOUT = 1.0
 PROCESSES = ("hub", "dnsmasq")
 """A network's processes, in the order in which they start."""
-DNS_PORT = 53
 
 
 def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFacts:
@@ -98,7 +97,7 @@ def orphans(site: Site, name: str, network: Network) -> dict[str, tuple[int, str
     """
     words = {
         "hub": hub.hub_argv(network, tun_device(site.lab, name))[-1],
-        "dnsmasq": configuration_option(site, name),
+        "dnsmasq": lan.configuration_option(site, name),
     }
     found = {}
     for kind, word in words.items():
@@ -167,23 +166,8 @@ def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
             devices=("/dev/net/tun",),
             autostart=network.autostart,
         ),
-        Unit(
-            kind="dnsmasq",
-            lab=site.lab,
-            name=name,
-            user=host.USER,
-            always=True,
-            launch=directory / "dnsmasq",
-            capabilities=("net_admin", "net_raw", "net_bind_service"),
-            writable=(site.layout.leases(name).parent,),
-            autostart=network.autostart,
-        ),
+        lan.unit(site, name, network),
     )
-
-
-def configuration_option(site: Site, name: str) -> str:
-    """Return the one option of a network's dnsmasq, which no other process has."""
-    return f"--conf-file={Files(site.layout.network(name)).configuration}"
 
 
 def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) -> None:
@@ -196,13 +180,20 @@ def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) 
     if not before.dnsmasq:
         taken = probe.taken_server_port(name, declared)
         # Ours may be on its way back, or run without its supervisor.
-        if taken is not None and not process.find(configuration_option(site, name), host.USER):
+        if taken is not None and not process.find(lan.configuration_option(site, name), host.USER):
             problem, do = taken
             raise HostError(problem, hint=do)
 
 
-def write_files(site: Site, name: str, network: Network) -> None:
-    """Write what was applied of a network and all that its processes read."""
+def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> set[Path]:
+    """
+    Write what was applied of a network and all that its processes read.
+
+    vms
+        The lab's machines, with those that are about to be begun.
+
+    Returns which had to be written.
+    """
     files = Files(site.layout.network(name))
     device = tun_device(site.lab, name)
     mac = hub.tap_mac(site.lab, name)
@@ -210,28 +201,18 @@ def write_files(site: Site, name: str, network: Network) -> None:
     scripts = {"link": hub.link_script(network, mac, host.USER, device)}
     for file, argv in (
         ("hub", hub.hub_argv(network, device)),
-        ("dnsmasq", ["dnsmasq", configuration_option(site, name)]),
+        ("dnsmasq", ["dnsmasq", lan.configuration_option(site, name)]),
     ):
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
         scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
-    host.write_all(
+    return host.write_all(
         [
             *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
-            File(files.configuration, dnsmasq.configuration(network, files, mac)),
             File(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network)),
-            *names_files(site, name, network),
+            *lan.all_files(site, name, network, vms),
             site.network_as_file(name, network),
         ]
     )
-
-
-def names_files(site: Site, name: str, network: Network) -> list[File]:
-    """Return what dnsmasq reads again on SIGHUP."""
-    files = Files(site.layout.network(name))
-    return [
-        File(files.reservations, dnsmasq.reservations_text(network.reservations)),
-        File(files.hosts, dnsmasq.hosts_text(network, network.reservations)),
-    ]
 
 
 def settled(site: Site, name: str, declared: Network) -> NetworkFacts:
@@ -273,28 +254,26 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         network = effective(before.defined, declared, plan)
         row = beginnable(site, name, before, network, row)
         for host_name, item in row.reservations.items():
-            network = with_reservation(network, host_name, item)
+            network = lan.with_reservation(network, host_name, item)
         if before.defined is not None and before.orphans:
             end_orphans(site, name, before.defined)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
-        write_files(site, name, network)
-        quiet = {"on_change", "autostart", "link", "route", "units", *PROCESSES}
-        reread = {key for key in keys if key.startswith("dns:names")}
-        others = keys - quiet - reread
-        changed = others if before.defined is not None else set()
+        written = write_files(site, name, network, {**lan.machines(site), **row.vms})
+        files = Files(site.layout.network(name))
+        moved = before.defined is not None and "address" in keys
+        anew = files.configuration in written or not before.dnsmasq
         with ThreadPoolExecutor(1) as aside:
-            anew = bool(changed) or not before.dnsmasq
-            own = aside.submit(start, site, name, network, "address" in changed, anew)
-            machines.begin_together(site, row.vms)
+            own = aside.submit(start, site, name, network, moved, anew)
+            machines.begin_together(site, row.vms, told=(name,))
         own.result()
         wait_until_ready(site, name, network)
         link.hold(site, name, network)
         for host_name, item in row.reservations.items():
             made = planner.plan_reservation(before.reservations.get(host_name), item)
             site.begun[reservation_key(name, host_name)] = Begun(made)
-        if reread and not others:
-            reread_names(site, name)
+        if not anew and written & {files.reservations, files.hosts}:
+            lan.reread_names(site, name)
     return plan
 
 
@@ -310,8 +289,11 @@ def beginnable(site: Site, name: str, before: NetworkFacts, network: Network, ro
     Nothing where one of its processes runs already. Nor where addresses are leased and reservations
     change: a lease may then have to be released, before a machine asks for its address.
     """
+    reserved = lan_hosts.reserved(name, row.vms)
+    there = lan_hosts.reserved(name, lan.machines(site))
     new = any(network.reservations.get(each) != item for each, item in row.reservations.items())
-    if before.hub or before.dnsmasq or (new and leases(site, name)):
+    new = new or any(there.get(each) != item for each, item in reserved.items())
+    if before.hub or before.dnsmasq or (new and lan.leases(site, name)):
         return ALONE
     return row
 
@@ -337,44 +319,29 @@ def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> N
     site.forget()
 
 
-def reread_names(site: Site, name: str) -> None:
-    """Have a network's dnsmasq read names and reservations; one that has just started has."""
-    pid = site.status("dnsmasq", name, fresh=True).pid
-    process.send(pid, signal.SIGHUP, configuration_option(site, name))
-
-
 def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
     """Forget leases outside a network that has just moved; its DHCP server does not run."""
     subnet = ipaddress.IPv4Interface(network.address).network
     foreign = [
-        lease for lease in leases(site, name) if ipaddress.IPv4Address(lease.address) not in subnet
+        lease
+        for lease in lan.leases(site, name)
+        if ipaddress.IPv4Address(lease.address) not in subnet
     ]
-    drop_leases(site, name, foreign)
-
-
-def drop_leases(site: Site, name: str, gone: list[dnsmasq.Lease]) -> None:
-    """Forget leases of a DHCP server that does not run."""
-    if gone:
-        path = site.layout.leases(name)
-        text = dnsmasq.without_leases(host.read(path) or "", gone)
-        host.write(path, text, owner=host.USER)
+    lan.drop_leases(site, name, foreign)
 
 
 def wait_until_ready(site: Site, name: str, network: Network) -> None:
     """Wait until the hub holds the TAP and the DNS server answers; raises HostError if not."""
-    address = str(ipaddress.IPv4Interface(network.address).ip)
-
-    def serving() -> bool:
-        alive = site.status("dnsmasq", name, fresh=True).alive
-        return alive and hostnet.tcp_answers(address, DNS_PORT)
-
     questions: list[tuple[str, Callable[[], bool]]] = [
         ("hub", lambda: hostnet.has_carrier(network.interface)),
-        ("dnsmasq", serving),
+        ("dnsmasq", lambda: lan.serves(site, name, network)),
     ]
     for kind, question in questions:
         # A process that fails, as on a port that is taken, may have been there for a moment.
-        if not host.wait_for(question, READY_TIMEOUT) or not site.status(kind, name, True).alive:
+        if (
+            not host.wait_for(question, lan.READY_TIMEOUT)
+            or not site.status(kind, name, True).alive
+        ):
             log = site.supervisor.log(kind, name)
             raise HostError(f"the {kind} of network {name} does not come up", log)
 
@@ -409,75 +376,3 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
         host.remove(site.layout.network(name))
         host.remove_empty(site.layout.networks)
     site.forget()
-
-
-# Reservations and leases
-
-
-def leases(site: Site, name: str) -> list[dnsmasq.Lease]:
-    """Return what a network's DHCP server has leased."""
-    return dnsmasq.parse_leases(host.read(site.layout.leases(name)) or "")
-
-
-def with_reservation(network: Network, name: str, item: Reservation | None) -> Network:
-    """Return a network with one reservation set, or removed where it is ``None``."""
-    kept = {other: kept for other, kept in network.reservations.items() if other != name}
-    if item is not None:
-        kept[name] = item
-    return dataclasses.replace(network, reservations=kept)
-
-
-def contradicting(
-    site: Site, network_name: str, name: str, item: Reservation | None
-) -> list[dnsmasq.Lease]:
-    """Return the leases that would contradict the reservations if this one were applied."""
-    network = site.network(network_name)
-    if network is None:
-        return []
-    subnet = ipaddress.IPv4Interface(network.address).network
-    if item is not None and ipaddress.IPv4Address(item.address) not in subnet:
-        return []  # the network is about to move, and forgets its leases when it does
-    old = network.reservations.get(name)
-    gone = old if old != item else None
-    reservations = with_reservation(network, name, item).reservations
-    return dnsmasq.contradicting(leases(site, network_name), reservations, gone)
-
-
-def apply_reservation(site: Site, network_name: str, name: str, item: Reservation | None) -> None:
-    """
-    Set or remove one reservation: two files, one SIGHUP, and leases that contradict it released.
-
-    The other machines' leases and dnsmasq's process stay. Raises HostError where the network is
-    not there or the host refuses.
-    """
-    with site.lock("network", network_name):
-        network = site.network(network_name)
-        if network is None:
-            problem = f"there is no network {network_name} in the lab {site.lab}"
-            raise HostError(problem, hint="qemulab.network_present makes it")
-        stale = contradicting(site, network_name, name, item)
-        network = with_reservation(network, name, item)
-        names = names_files(site, network_name, network)
-        written = host.write_all([*names, site.network_as_file(network_name, network)])
-        changed = any(file.path in written for file in names)
-        alive = site.status("dnsmasq", network_name).alive
-        if changed and alive:
-            reread_names(site, network_name)
-        if stale and alive:
-            release(site, network_name, network, stale)
-        elif stale:
-            drop_leases(site, network_name, stale)
-
-
-def release(site: Site, name: str, network: Network, stale: list[dnsmasq.Lease]) -> None:
-    """Make a running DHCP server forget leases; raises HostError where it does not."""
-    for lease in stale:
-        host.run(dnsmasq.release_argv(network.interface, lease))
-    wanted = {(lease.mac, lease.address) for lease in stale}
-
-    def gone() -> bool:
-        return not wanted & {(lease.mac, lease.address) for lease in leases(site, name)}
-
-    if not host.wait_for(gone, RELEASE_TIMEOUT):
-        left = ", ".join(sorted(address for _, address in wanted))
-        raise HostError(f"dnsmasq did not release {left} on network {name}")

@@ -19,6 +19,7 @@ from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_kinds import size_bytes
 from _qemulab_kinds import size_text
+from _qemulab_lan_hosts import contradicted
 from _qemulab_schema import plain
 
 CREATE = "create"
@@ -43,6 +44,9 @@ RESUMABLE = ("paused", "io-error")
 """QEMU's run states that ``cont`` ends. Source: QEMU's qapi/run-state.json, RunState"""
 DEAD = ("internal-error", "guest-panicked")
 """Those that only a reset ends: what was in the guest's memory is lost already."""
+
+
+MOVES = "a running guest moves when it next renews its lease"
 
 
 class Change(NamedTuple):
@@ -195,6 +199,9 @@ class VmFacts(NamedTuple):
 
     unit
         Whether the supervisor's definition of that process is there.
+
+    leases
+        What is leased on each network: MAC address and address.
     """
 
     defined: Vm | None = None
@@ -204,6 +211,7 @@ class VmFacts(NamedTuple):
     status: str = "stopped"
     supervised: bool = True
     unit: bool = True
+    leases: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
 
 
 def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
@@ -242,6 +250,8 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
             for c in found
         ]
     found += disk_changes(facts, declared)
+    released = lease_changes(facts, base, declared, found)
+    found += released
     if declared.firmware == "uefi" and not facts.has_variables and not running:
         found.append(Change("uefi_variables", None, "generated", CREATE))
     if running and not facts.supervised:
@@ -261,7 +271,8 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
         others.append(Change("running", False, True, CREATE if base is None else LIVE))
     if power == "running" and facts.status in RESUMABLE:
         others.append(Change("running", facts.status, True, LIVE))
-    return Plan(tuple(others + restarts), tuple(pending), tuple(refused))
+    notes = (MOVES,) if released and running else ()
+    return Plan(tuple(others + restarts), tuple(pending), tuple(refused), notes)
 
 
 def _free(change: Change) -> Change:
@@ -284,7 +295,9 @@ def merge_live(started: Vm, declared: Vm) -> Vm:
     nics = list(started.nics)
     for index, (old, new) in enumerate(zip(started.nics, declared.nics, strict=False)):
         if old.network == new.network:
-            nics[index] = dataclasses.replace(old, connected=new.connected, forwards=new.forwards)
+            nics[index] = dataclasses.replace(
+                old, address=new.address, connected=new.connected, forwards=new.forwards
+            )
     return dataclasses.replace(
         started,
         disks=disks,
@@ -312,6 +325,26 @@ def disk_changes(facts: VmFacts, declared: Vm) -> list[Change]:
         elif size > size_bytes(disk.size):
             found.append(Change(here, size_text(size), disk.size, RECREATE))
     return found
+
+
+def lease_changes(
+    facts: VmFacts, base: Vm | None, declared: Vm, changes: Iterable[Change]
+) -> list[Change]:
+    """
+    Return which NICs' new addresses a lease contradicts: that is released with them.
+
+    base, changes
+        What is compared with, as in ``plan_vm``, and what differs.
+    """
+    changed = {change.key for change in changes if change.effect != RESTART}
+    after = merge_live(facts.started, declared) if facts.started else declared
+    old = [nic.address for nic in base.nics] if base else []
+    return [
+        Change(f"nics:{index}:lease", "contradicts", "released", LIVE)
+        for index, nic in enumerate(after.nics)
+        if f"nics:{index}:address" in changed
+        and contradicted(nic, "".join(old[index : index + 1]), facts.leases.get(nic.network, ()))
+    ]
 
 
 def plan_vm_stopped(running: bool) -> Plan:
@@ -450,5 +483,5 @@ def plan_reservation(
     notes = []
     if contradicted:
         found.append(Change("lease", "contradicts", "released", LIVE))
-        notes.append("a running guest moves when it next renews its lease")
+        notes.append(MOVES)
     return Plan(tuple(found), notes=tuple(notes))

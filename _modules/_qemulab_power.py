@@ -8,12 +8,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 
 import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_ports as ports
+import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
@@ -65,6 +67,7 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
     check_host(site, name, vm)
+    lan.check_addresses(site, name, vm)
     launch.surroundings(site, name, vm)
     probe.binary("qemu-img")
     for item, path in launch.media(vm).items():
@@ -120,13 +123,16 @@ def dead(site: Site, name: str) -> str:
     return state if state in DEAD else ""
 
 
-def begin(site: Site, vms: Mapping[str, Vm]) -> str:
+def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     """
     Start machines without waiting for any: QEMU needs a tenth of a second until it answers, and
     those that are begun together need it together.
 
     vms
         What is to be started, by name; none of it runs.
+
+    told
+        Networks whose servers know of them already. Default: none.
 
     Returns what the supervisor complained of, empty where it did not; who was not started shows
     when it is waited for. Raises HostError where the host stands in the way of one, before any is
@@ -147,6 +153,8 @@ def begin(site: Site, vms: Mapping[str, Vm]) -> str:
     files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]
     files += [site.vm_as_file(name, vm, vm) for name, vm in vms.items()]
     host.write_all(files)
+    # Before they ask for their addresses.
+    lan.refresh(site, but=told)
     said = ""
     try:
         site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
+import _qemulab_pillar_addresses as addresses
 from _qemulab_keys import IDE_DISKS
 from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import USER_NETWORK
@@ -28,6 +29,7 @@ def check(lab: Lab, notes: Notes) -> None:
         check_network(network, f"lab:networks:{name}", notes)
     check_networks_together(lab.networks, notes)
     check_vms(lab, lab.networks, notes)
+    addresses.check(lab, notes)
 
 
 def check_vms(lab: Lab, networks: Mapping[str, Network], notes: Notes) -> None:
@@ -86,30 +88,23 @@ def port_claims(lab: Lab) -> list[tuple[str, str, str]]:
 def check_network(network: Network, path: str, notes: Notes) -> None:
     """Note addresses that do not fit the network, and values that are taken twice in it."""
     host = ipaddress.IPv4Interface(network.address)
-    inside = f"an address of {host.network} that is not the host's own"
     attempt(INTERFACE, network.interface, f"{path}:interface", notes)  # it may be the name's
-
-    def fits(value: str, where: str) -> None:
-        address = ipaddress.IPv4Address(value)
-        ends = (host.network.network_address, host.network.broadcast_address)
-        if address not in host.network or address in ends or address == host.ip:
-            notes.fault(where, f"{address} is not {inside}")
 
     if not network.dhcp.range:
         problem = f"is missing: {host.network} is too small for the default, 100 to 200"
         notes.fault(f"{path}:dhcp:range", problem)
     else:
         first, last = network.dhcp.range.split("-")
-        fits(first, f"{path}:dhcp:range")
+        addresses.fits(network, first, f"{path}:dhcp:range", notes)
         if last != first:
-            fits(last, f"{path}:dhcp:range")
+            addresses.fits(network, last, f"{path}:dhcp:range", notes)
         if ipaddress.IPv4Address(first) <= host.ip <= ipaddress.IPv4Address(last):
             notes.fault(f"{path}:dhcp:range", f"has the host's own address {host.ip} in it")
     if network.dhcp.router not in ("none", str(host.ip)):
-        fits(network.dhcp.router, f"{path}:dhcp:router")
+        addresses.fits(network, network.dhcp.router, f"{path}:dhcp:router", notes)
     kept = {name: item for name, item in network.reservations.items() if item is not None}
     for name, item in kept.items():
-        fits(item.address, f"{path}:reservations:{name}:address")
+        addresses.fits(network, item.address, f"{path}:reservations:{name}:address", notes)
         if network.dns.names.get(name, item.address) != item.address:
             notes.fault(f"{path}:dns:names:{name}", f"the reservation {name} has {item.address}")
     for what in ("mac", "address"):

@@ -155,6 +155,7 @@ def complete_network(network: Network, name: str, lab: str) -> Network:
         interface=network.interface or name,
         multicast=network.multicast or default_group(lab, name),
         dhcp=dhcp,
+        dns=replace(network.dns, domain=network.dns.domain or f"{lab}.internal"),
     )
 
 

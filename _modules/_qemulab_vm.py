@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_plan as planner
@@ -26,12 +28,15 @@ from _qemulab_site import Begun
 from _qemulab_site import Site
 
 
-def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
+def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] = ()) -> None:
     """
     Begin those of some machines that are off, and keep each one's plan for its own state.
 
     wanted
         What is declared of each, by name.
+
+    told
+        Networks that know of them already. Default: none.
 
     One that cannot be begun is left to its own state, which then tells why.
     """
@@ -58,7 +63,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm]) -> None:
                     plans[name] = plan
         if plans:
             with contextlib.suppress(HostError):
-                said = power.begin(site, {name: off[name] for name in plans})
+                said = power.begin(site, {name: off[name] for name in plans}, told)
                 site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
 
 
@@ -124,17 +129,21 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         elif restart or "running" in keys:
             power.start(site, name, declared)
         elif plan.changes:
+            lan.check_addresses(site, name, declared)
             disks.make_images(site, {name: declared})
             site.store_vm(name, declared, None)
+            lan.refresh(site)
 
 
 def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None:
     """Do on a running machine what can be done on one; the rest waits for its next start."""
     assert before.started is not None
     now = planner.merge_live(before.started, declared)
+    lan.check_addresses(site, name, now)
     live.change_live(site, name, before.started, now, before)
     host.write_all([*launch.scripts(site, name, now), site.vm_as_file(name, declared, now)])
     site.supervisor.update(launch.unit(site, name, now))
+    lan.refresh(site)
 
 
 def remove(site: Site, name: str, purge: bool) -> str:
@@ -153,10 +162,11 @@ def remove(site: Site, name: str, purge: bool) -> str:
             host.remove(layout.vm(name))
             host.remove(layout.console(name))
             host.remove_empty(layout.vms)
-            return how
-        for path in (layout.vm_file(name), layout.launch(name)):
-            host.remove(path)
-        for script_name in ("prepare", "powerdown"):
-            host.remove(layout.vm(name) / script_name)
-        host.remove_empty(layout.vm(name))
+        else:
+            for path in (layout.vm_file(name), layout.launch(name)):
+                host.remove(path)
+            for script_name in ("prepare", "powerdown"):
+                host.remove(layout.vm(name) / script_name)
+            host.remove_empty(layout.vm(name))
+        lan.refresh(site, leaving=True)
     return how

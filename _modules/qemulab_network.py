@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_host_ports as host_ports
+import _qemulab_lan_dhcp as lan
 import _qemulab_lan_way as way
 import _qemulab_network as networks
 import _qemulab_plan as planner
@@ -77,7 +78,7 @@ def network_info(name, lab=None):
             "hub": _process(site, name, "hub", facts),
             "dnsmasq": _process(site, name, "dnsmasq", facts),
             "machines": list(facts.machines),
-            "leases": len(networks.leases(site, name)),
+            "leases": len(lan.leases(site, name)),
         }
 
 
@@ -211,7 +212,7 @@ def reservation_list(network=None, lab=None):
         return {
             name: {"network": where, **schema.plain(item)}
             for where in ([network] if network else site.networks())
-            for name, item in site.reservations(where).items()
+            for name, item in lan.all_reservations(site, where).items()
         }
 
 
@@ -256,11 +257,11 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
 
         def look():
             old = site.reservations(network).get(name)
-            stale = networks.contradicting(site, network, name, wanted)
+            stale = lan.contradicted(site, network, name, wanted)
             return planner.plan_reservation(old, wanted, bool(stale))
 
         return face.converge(
-            site, look, lambda _plan: networks.apply_reservation(site, network, name, wanted), test
+            site, look, lambda _plan: lan.apply_reservation(site, network, name, wanted), test
         )
 
 
@@ -293,5 +294,5 @@ def lease_list(network=None, lab=None):
                 "expires_in": max(0, lease.expires - int(time.time())) if lease.expires else None,
             }
             for name in ([network] if network else site.networks())
-            for lease in networks.leases(site, name)
+            for lease in lan.leases(site, name)
         ]

@@ -11,6 +11,7 @@ import os
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -95,21 +96,31 @@ def esp_image(path: Path, marker: str, vmlinuz: Path, busybox: Path, ending: str
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernel.efi"
         unified_kernel(kernel, vmlinuz, initrd(marker, busybox, ending))
-        # FAT needs some room of its own; whole MiB keep partitions aligned.
-        size = kernel.stat().st_size // MIB + 4
-        with path.open("wb") as image:
-            image.truncate(size * MIB)
-        image_of = ["-i", os.fspath(path)]
-        run(["mformat", *image_of, "-T", str(size * MIB // 512), "-v", "ESP", "::"])
-        run(["mmd", *image_of, "::/EFI", "::/EFI/BOOT"])
-        run(["mcopy", *image_of, os.fspath(kernel), BOOTLOADER])
+        esp_with(path, kernel)
 
 
-def unified_kernel(path: Path, vmlinuz: Path, ramdisk: bytes) -> None:
+def esp_with(path: Path, kernel: Path) -> None:
+    """Make a FAT file system that holds an EFI executable where firmware looks for one."""
+    # FAT needs some room of its own; whole MiB keep partitions aligned.
+    size = kernel.stat().st_size // MIB + 4
+    with path.open("wb") as image:
+        image.truncate(size * MIB)
+    image_of = ["-i", os.fspath(path)]
+    run(["mformat", *image_of, "-T", str(size * MIB // 512), "-v", "ESP", "::"])
+    run(["mmd", *image_of, "::/EFI", "::/EFI/BOOT"])
+    run(["mcopy", *image_of, os.fspath(kernel), BOOTLOADER])
+
+
+def unified_kernel(
+    path: Path,
+    vmlinuz: Path,
+    ramdisk: bytes,
+    arguments: str = "console=ttyS0 quiet panic=-1 no_timer_check",
+) -> None:
     """Make one EFI executable of systemd's stub, a kernel, its command line and a RAM disk."""
     sections = {
         ".osrel": b"ID=qemulab-test\nNAME=qemulab-test\nVERSION_ID=1\n",
-        ".cmdline": b"console=ttyS0 quiet panic=-1 no_timer_check\0",
+        ".cmdline": arguments.encode() + b"\0",
         ".linux": vmlinuz.read_bytes(),
         ".initrd": ramdisk,
     }
@@ -133,16 +144,21 @@ def initrd(marker: str, busybox: Path, ending: str) -> bytes:
 echo '{marker}' > /dev/ttyS0
 {ENDINGS[ending]}
 """
-    archive = b"".join(
-        [
-            archive_member("bin", stat.S_IFDIR | 0o755),
-            archive_member("dev", stat.S_IFDIR | 0o755),
-            archive_member("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()),
-            archive_member("init", stat.S_IFREG | 0o755, script.encode()),
-            archive_member("TRAILER!!!", 0),
-        ]
-    )
-    return archive + bytes(-len(archive) % 512)
+    return archive(script, busybox, {})
+
+
+def archive(script: str, busybox: Path, files: Mapping[str, bytes]) -> bytes:
+    """Return a RAM disk with an /init, busybox, and further files in its top directory."""
+    members = [
+        archive_member("bin", stat.S_IFDIR | 0o755),
+        archive_member("dev", stat.S_IFDIR | 0o755),
+        archive_member("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()),
+        archive_member("init", stat.S_IFREG | 0o755, script.encode()),
+        *(archive_member(name, stat.S_IFREG | 0o644, data) for name, data in files.items()),
+        archive_member("TRAILER!!!", 0),
+    ]
+    packed = b"".join(members)
+    return packed + bytes(-len(packed) % 512)
 
 
 def archive_member(name: str, mode: int, data: bytes = b"") -> bytes:

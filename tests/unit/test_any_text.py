@@ -16,6 +16,7 @@ from typing import Any
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_hub as hub
+import _qemulab_lan_hosts as lan_hosts
 import _qemulab_launch as launch
 import _qemulab_machine as machine
 import _qemulab_network as networks
@@ -136,22 +137,27 @@ def with_text(place: Place, text: str) -> dict[str, Any]:
 def outline(lab: Any) -> dict[str, Any]:
     """Return of all that a lab is started with only what no text of a pillar may change."""
     found: dict[str, Any] = {}
-    for each in lab.networks.values():
+    for name, each in lab.networks.items():
         device = "/dev/net/tun"
+        known = lan_hosts.known(name, each, lab.vms)
         argv = hub.hub_argv(each, device)
         files = Files(Path("/n"))
-        text = dnsmasq.configuration(each, files, "02:00:00:00:00:01")
+        text = dnsmasq.configuration(each, files, "02:00:00:00:00:01", known)
         keys = [line.partition("=")[0] for line in text.splitlines()]
         upstream = [line.partition("=")[0] for line in dnsmasq.upstream(each)]
         assert set(upstream) <= {"server", "no-resolv", "resolv-file"}
         link = hub.link_script(each, "02:00:00:00:00:01", "qemulab", device)
         found["hub"] = (len(argv), [len(word.split(",")) for word in argv], len(link.splitlines()))
-        found["dnsmasq"] = [key for key in keys if key not in upstream]
-        reserved = dnsmasq.reservations_text(each.reservations).splitlines()
-        assert all(len(line.split(",")) == 3 for line in reserved)
-        hosts = dnsmasq.hosts_text(each, each.reservations).splitlines()
+        # A range has two parts where the router's address is in it.
+        found["dnsmasq"] = [key for key in dict.fromkeys(keys) if key not in upstream]
+        reserved = dnsmasq.reservations_text(known).splitlines()
+        fields = [1 + bool(item.address) + bool(item.name) for item in known]
+        assert [len(line.split(",")) for line in reserved] == [n for n in fields if n > 1]
+        names = lan_hosts.names(name, each, lab.vms)
+        hosts = dnsmasq.hosts_text(names).splitlines()
         assert all(len(line.split()) == 2 and "#" not in line for line in hosts)
-        found["names"] = (len(reserved), len(hosts))
+        assert len(hosts) == len(names)
+        found["names"] = len(reserved)
     for name, each in lab.vms.items():
         around = surroundings(lab, name, each)
         argv = machine.argv(name, each, around)

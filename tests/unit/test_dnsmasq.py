@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import _qemulab_dnsmasq as dnsmasq
+import _qemulab_lan_hosts as lan_hosts
 import _qemulab_spec as spec
 import pytest
 from _qemulab_dnsmasq import Files
 from _qemulab_dnsmasq import Lease
 from _qemulab_keys import Network
-from _qemulab_keys import Reservation
 from _qemulab_kinds import SpecError
+from _qemulab_lan_hosts import Known
 from hypothesis import given
 from hypothesis import strategies as st
 
 MAC = "02:11:22:33:44:55"
 FILES = Files(Path("/var/lib/qemulab/lab/networks/vmlan"))
-RESERVATIONS = {
-    "worker1": Reservation("00:00:00:22:22:22", "10.0.3.102"),
-    "master": Reservation("00:00:00:11:11:11", "10.0.3.101"),
-}
 CONFIGURATION = """\
 keep-in-foreground
 log-facility=-
@@ -35,13 +31,19 @@ addn-hosts=/var/lib/qemulab/lab/networks/vmlan/hosts
 domain-needed
 bogus-priv
 local=//
+domain=lab.internal
+local=/lab.internal/
+expand-hosts
 resolv-file=/etc/resolv.conf
 dhcp-authoritative
 dhcp-no-override
 dhcp-ignore-clid
+dhcp-ignore-names
 dhcp-host=02:11:22:33:44:55,ignore
-dhcp-range=10.0.3.100,10.0.3.200,255.255.255.0,1h
+dhcp-range=10.0.3.100,10.0.3.100,255.255.255.0,1h
+dhcp-range=10.0.3.102,10.0.3.200,255.255.255.0,1h
 dhcp-option=option:router,10.0.3.101
+dhcp-option=tag:unrouted,option:router
 dhcp-hostsfile=/var/lib/qemulab/lab/networks/vmlan/reservations
 dhcp-leasefile=/var/lib/qemulab/lab/networks/vmlan/dhcp/leases
 """
@@ -96,19 +98,72 @@ def test_another_network_has_its_own_mask_and_time() -> None:
     assert "dhcp-range=172.16.1.1,172.16.1.9,255.255.0.0,infinite\n" in text
 
 
-def test_reservations_are_a_line_each() -> None:
-    """Sorted by name, so that the file changes only with them."""
-    assert dnsmasq.reservations_text(RESERVATIONS) == (
-        "00:00:00:11:11:11,10.0.3.101,master\n00:00:00:22:22:22,10.0.3.102,worker1\n"
+def test_what_is_known_of_a_mac_address_is_a_line() -> None:
+    """One of which nothing is known but that it has a way out has none."""
+    known = [
+        Known("00:00:00:22:22:22", "10.0.3.102", "worker1"),
+        Known("00:00:00:11:11:11", "", "worker2"),
+        Known("00:00:00:44:44:44", "10.0.3.103"),
+        Known("00:00:00:33:33:33", routed=False),
+    ]
+    text = dnsmasq.reservations_text(known)
+    assert text == (
+        "00:00:00:22:22:22,10.0.3.102,worker1\n"
+        "00:00:00:11:11:11,worker2\n"
+        "00:00:00:44:44:44,10.0.3.103\n"
     )
-    assert dnsmasq.reservations_text({}) == ""
+    assert dnsmasq.parse_reservations(text) == {
+        "00:00:00:22:22:22": "10.0.3.102",
+        "00:00:00:11:11:11": "",
+        "00:00:00:44:44:44": "10.0.3.103",
+    }
+    assert dnsmasq.reservations_text([]) == ""
 
 
-def test_reserved_and_further_names_are_a_line_each() -> None:
-    """A name that is both stands there once."""
-    names = {"www.lab.example": "10.0.3.101", "master": "10.0.3.101"}
-    assert dnsmasq.hosts_text(network(dns={"names": names}), RESERVATIONS) == (
-        "10.0.3.101 master\n10.0.3.102 worker1\n10.0.3.101 www.lab.example\n"
+def test_who_has_a_way_out_is_handed_no_router() -> None:
+    """By a tag, in the configuration: as a tag in the file of reservations it ends dnsmasq."""
+    known = [Known("52:54:00:00:00:02", routed=False), Known("52:54:00:00:00:01", routed=False)]
+    known.append(Known("52:54:00:00:00:03", "10.0.3.50", "a"))
+    assert dnsmasq.router(network(), known) == [
+        "dhcp-option=option:router,10.0.3.101",
+        "dhcp-option=tag:unrouted,option:router",
+        "dhcp-mac=set:unrouted,52:54:00:00:00:01",
+        "dhcp-mac=set:unrouted,52:54:00:00:00:02",
+    ]
+    assert "set:" not in dnsmasq.reservations_text(known)
+
+
+@pytest.mark.parametrize(
+    ("dhcp", "parts"),
+    [
+        ({}, ["10.0.3.100,10.0.3.100", "10.0.3.102,10.0.3.200"]),
+        ({"router": "10.0.3.100"}, ["10.0.3.101,10.0.3.200"]),
+        ({"router": "10.0.3.200"}, ["10.0.3.100,10.0.3.199"]),
+        ({"router": "10.0.3.1"}, ["10.0.3.100,10.0.3.200"]),
+        ({"router": "10.0.3.99"}, ["10.0.3.100,10.0.3.200"]),
+        ({"router": "none"}, ["10.0.3.100,10.0.3.200"]),
+        ({"range": "10.0.3.101-10.0.3.101"}, ["10.0.3.101,static"]),
+    ],
+)
+def test_the_routers_address_is_in_nobodys_range(dhcp: dict[str, str], parts: list[str]) -> None:
+    """At either end, in the middle, outside, and as the whole range."""
+    lines = [f"dhcp-range={part},255.255.255.0,1h" for part in parts]
+    assert dnsmasq.ranges(network(dhcp=dhcp)) == lines
+
+
+def test_a_domain_is_handed_out_and_asked_of_nobody_else() -> None:
+    """By default the lab's; and none at all, also of what an older version has stored."""
+    lines = ["domain=x.example", "local=/x.example/", "expand-hosts"]
+    assert dnsmasq.domain(network(dns={"domain": "x.example"})) == lines
+    assert dnsmasq.domain(network(dns={"domain": "none"})) == []
+    assert dnsmasq.domain(Network()) == []
+
+
+def test_names_are_a_line_each() -> None:
+    """Sorted by name, so that the file changes only with them."""
+    names = {"www.lab.example": "10.0.3.101", "master": "10.0.3.101", "a": "10.0.3.102"}
+    assert dnsmasq.hosts_text(names) == (
+        "10.0.3.102 a\n10.0.3.101 master\n10.0.3.101 www.lab.example\n"
     )
 
 
@@ -134,39 +189,33 @@ def test_a_lease_is_taken_out_of_the_file_and_the_rest_stays() -> None:
     assert dnsmasq.without_leases(LEASES, []) == LEASES
 
 
-GONE = Reservation(OTHER.mac, OTHER.address)
+GONE = {OTHER.mac: OTHER.address}
 
 
 @pytest.mark.parametrize(
-    ("reservations", "gone", "expected"),
+    ("reserved", "gone", "expected"),
     [
         ({}, None, []),
-        ({"master": Reservation(MASTER.mac, MASTER.address)}, None, []),
+        ({MASTER.mac: MASTER.address}, None, []),
         # moved: the machine has an address that is no longer its own
-        ({"master": Reservation(MASTER.mac, "10.0.3.110")}, None, [MASTER]),
+        ({MASTER.mac: "10.0.3.110"}, None, [MASTER]),
         # stolen: somebody sits on an address that is reserved for another
-        ({"a": Reservation("52:54:00:00:00:77", NOBODY.address)}, None, [NOBODY]),
+        ({"52:54:00:00:00:77": NOBODY.address}, None, [NOBODY]),
         # both swapped
-        (
-            {
-                "a": Reservation(MASTER.mac, OTHER.address),
-                "b": Reservation(OTHER.mac, MASTER.address),
-            },
-            None,
-            [MASTER, OTHER],
-        ),
+        ({MASTER.mac: OTHER.address, OTHER.mac: MASTER.address}, None, [MASTER, OTHER]),
         # left: what was reserved is no longer
         ({}, GONE, [OTHER]),
-        ({"other": GONE}, GONE, []),
-        ({}, Reservation(OTHER.mac, "10.0.3.9"), []),
+        (GONE, GONE, []),
+        ({}, {OTHER.mac: "10.0.3.9"}, []),
+        # a machine that had a name alone is gone, whatever it had leased
+        ({}, {OTHER.mac: ""}, [OTHER]),
     ],
 )
 def test_leases_that_reservations_do_not_allow_are_found(
-    reservations: dict[str, Reservation], gone: Reservation | None, expected: list[Lease]
+    reserved: dict[str, str], gone: dict[str, str] | None, expected: list[Lease]
 ) -> None:
     """Those that moved, that are stolen and that are left, and no others."""
-    leases = [MASTER, NOBODY, OTHER]
-    assert dnsmasq.contradicting(leases, reservations, gone) == expected
+    assert dnsmasq.contradicting([MASTER, NOBODY, OTHER], reserved, gone) == expected
 
 
 def test_a_lease_is_released_as_it_was_leased() -> None:
@@ -204,6 +253,7 @@ NETWORK = st.fixed_dictionaries(
         "dns": st.fixed_dictionaries(
             {},
             optional={
+                "domain": st.just("a.example") | NASTY,
                 "upstream": st.lists(ADDRESS, max_size=2) | NASTY,
                 "names": st.dictionaries(NAME, ADDRESS, max_size=2),
             },
@@ -231,16 +281,20 @@ def test_no_text_from_the_pillar_adds_a_line_or_a_field(declaration: dict[str, A
         made = spec.network_from("vmlan", declaration, "lab")
     except SpecError:
         return
-    text = dnsmasq.configuration(made, FILES, MAC)
+    known = lan_hosts.known("vmlan", made, {})
+    text = dnsmasq.configuration(made, FILES, MAC, known)
     upstream = {line.partition("=")[0] for line in dnsmasq.upstream(made)}
     assert upstream <= {"resolv-file", "no-resolv", "server"}
-    assert keys(text) - upstream == keys(CONFIGURATION) - {"resolv-file"}
-    assert len(text.splitlines()) == 19 + len(dnsmasq.upstream(made))
-    (dhcp_range,) = re.findall("^dhcp-range=(.*)$", text, re.MULTILINE)
-    assert dhcp_range.count(",") == 3
-    reserved = dnsmasq.reservations_text(made.reservations)
+    free = {"domain", "local", "expand-hosts", "dhcp-mac"}
+    assert keys(text) - upstream - free == keys(CONFIGURATION) - {"resolv-file"} - free
+    parts = [dnsmasq.upstream(made), dnsmasq.domain(made), dnsmasq.ranges(made)]
+    parts.append(dnsmasq.router(made, known))
+    assert len(text.splitlines()) == 18 + sum(len(part) for part in parts)
+    assert all(line.count(",") == 3 for line in dnsmasq.ranges(made))
+    assert all(line.count(",") == 0 for line in dnsmasq.domain(made))
+    reserved = dnsmasq.reservations_text(known)
     assert len(reserved.splitlines()) == len(made.reservations)
     assert all(line.count(",") == 2 for line in reserved.splitlines())
-    hosts = dnsmasq.hosts_text(made, made.reservations)
+    hosts = dnsmasq.hosts_text(lan_hosts.names("vmlan", made, {}))
     assert len(hosts.splitlines()) == len({*made.reservations, *made.dns.names})
     assert all(len(line.split()) == 2 and "#" not in line for line in hosts.splitlines())

@@ -73,6 +73,7 @@ OTHER_VM: dict[str, Any] = {
     "nics:network": "lan2",
     "nics:mac": "52:54:00:00:00:99",
     "nics:model": "e1000",
+    "nics:address": "10.0.3.7",
     "nics:connected": False,
     "nics:restrict": True,
     "nics:forwards:host_port": 10023,
@@ -89,6 +90,7 @@ OTHER_NETWORK: dict[str, Any] = {
     "dhcp:range": "10.0.3.100-10.0.3.199",
     "dhcp:router": "none",
     "dhcp:lease_time": "2h",
+    "dns:domain": "lan.example",
     "dns:upstream": "none",
     "dns:names": {"www": "10.0.3.9"},
 }
@@ -468,33 +470,3 @@ def test_a_network_that_goes_says_what_is_taken_down() -> None:
     }
     assert planner.plan_network_absent(NetworkFacts(link="other")) == Plan()
     assert planner.plan_network_absent(NetworkFacts()) == Plan()
-
-
-# What is left of a supervisor
-
-
-def test_a_machine_without_its_supervisor_waits_for_a_restart() -> None:
-    """It goes on running; what would give it a supervisor again is for its user to say."""
-    lost = RUNNING._replace(status="unmanaged", supervised=False, unit=False)
-    change = Change("supervised", False, True, RESTART)
-    assert planner.plan_vm(lost, VM, "running") == Plan(pending=(change,))
-    may = dataclasses.replace(VM, on_change="restart")
-    plan = planner.plan_vm(lost._replace(defined=may, started=may), may, "running")
-    assert plan == Plan((change,))
-
-
-def test_a_definition_that_is_gone_is_made_again_live() -> None:
-    """Of a machine that runs; one that is off gets it with its next start."""
-    lost = planner.plan_vm(RUNNING._replace(unit=False), VM, "running")
-    assert shown(lost.changes) == {"unit": ("absent", "present", LIVE)}
-    assert planner.plan_vm(STOPPED._replace(unit=False), VM, "present") == Plan()
-    lost = planner.plan_network(UP._replace(units=False), NET)
-    assert shown(lost.changes) == {"units": ("absent", "present", LIVE)}
-
-
-def test_processes_without_their_supervisor_are_replaced() -> None:
-    """Nobody notices; a network that is to be absent takes them with it."""
-    lost = UP._replace(hub=False, orphans=("hub",), units=False)
-    plan = planner.plan_network(lost, NET)
-    assert shown(plan.changes) == {"hub": ("unmanaged", "running", LIVE)}
-    assert shown(planner.plan_network_absent(lost).changes)["hub"][0] == "unmanaged"

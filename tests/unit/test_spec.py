@@ -13,6 +13,7 @@ import pytest
 import yaml
 from _qemulab_keys import Dhcp
 from _qemulab_keys import Disk
+from _qemulab_keys import Dns
 from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
@@ -39,6 +40,7 @@ VMLAN = Network(
     interface="vmlan",
     multicast="230.0.0.1:1234",
     dhcp=Dhcp(range="10.0.3.100-10.0.3.200", router="10.0.3.101", lease_time="1h"),
+    dns=Dns(domain="lab.internal"),
 )
 
 

@@ -1,0 +1,294 @@
+"""
+A network's DHCP and DNS server: what it is told of reservations and machines, and how it hears.
+
+What it reads is worked out from what is stored of the network and of every machine. So whoever
+stores one of them has it ``tell``, or ``refresh``, and nothing else has to be kept in step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import signal
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
+
+import _qemulab_dnsmasq as dnsmasq
+import _qemulab_host as host
+import _qemulab_hostnet as hostnet
+import _qemulab_hub as hub
+import _qemulab_lan_hosts as lan_hosts
+import _qemulab_process as process
+from _qemulab_dnsmasq import Files
+from _qemulab_dnsmasq import Lease
+from _qemulab_host import File
+from _qemulab_host import HostError
+from _qemulab_keys import USER_NETWORK
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_lan_hosts import Known
+from _qemulab_site import Site
+from _qemulab_units import Unit
+
+RELEASE_TIMEOUT = 3.0
+READY_TIMEOUT = 10.0
+DNS_PORT = 53
+
+
+def unit(site: Site, name: str, network: Network) -> Unit:
+    """Return the unit of a network's DHCP and DNS server."""
+    return Unit(
+        kind="dnsmasq",
+        lab=site.lab,
+        name=name,
+        user=host.USER,
+        always=True,
+        launch=site.layout.network(name) / "dnsmasq",
+        capabilities=("net_admin", "net_raw", "net_bind_service"),
+        writable=(site.layout.leases(name).parent,),
+        autostart=network.autostart,
+    )
+
+
+def configuration_option(site: Site, name: str) -> str:
+    """Return the one option of a network's dnsmasq, which no other process has."""
+    return f"--conf-file={Files(site.layout.network(name)).configuration}"
+
+
+# What it is told
+
+
+def machines(site: Site) -> dict[str, Vm]:
+    """Return the lab's machines as they run, or else as they were applied."""
+    found = {}
+    for name in site.vms():
+        defined, started = site.vm(name)
+        vm = started or defined
+        if vm is not None:
+            found[name] = vm
+    return found
+
+
+def configuration_file(site: Site, name: str, network: Network, known: Iterable[Known]) -> File:
+    """Return what a network's server reads at its start only."""
+    files = Files(site.layout.network(name))
+    text = dnsmasq.configuration(network, files, hub.tap_mac(site.lab, name), known)
+    return File(files.configuration, text)
+
+
+def names_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> list[File]:
+    """Return what a network's server reads again on SIGHUP."""
+    files = Files(site.layout.network(name))
+    known = lan_hosts.known(name, network, vms)
+    return [
+        File(files.reservations, dnsmasq.reservations_text(known)),
+        File(files.hosts, dnsmasq.hosts_text(lan_hosts.names(name, network, vms))),
+    ]
+
+
+def all_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> list[File]:
+    """Return all that a network's server reads of reservations and machines."""
+    known = lan_hosts.known(name, network, vms)
+    return [
+        configuration_file(site, name, network, known),
+        *names_files(site, name, network, vms),
+    ]
+
+
+def check_addresses(site: Site, name: str, vm: Vm) -> None:
+    """Raise HostError where a machine's address is none of the network that the NIC sits on."""
+    for nic in vm.nics:
+        network = site.network(nic.network) if nic.network != USER_NETWORK else None
+        if network is None or not nic.address:
+            continue
+        subnet = ipaddress.IPv4Interface(network.address).network
+        if ipaddress.IPv4Address(nic.address) not in subnet:
+            problem = f"{nic.address} of {name} is no address of the network {nic.network}"
+            raise HostError(f"{problem}, {subnet}")
+
+
+# How it hears
+
+
+def refresh(site: Site, but: Collection[str] = (), leaving: bool = False) -> None:
+    """
+    Have the servers of the lab's networks know of machines that have come, changed or gone.
+
+    but
+        Networks whose servers know already. Default: none.
+
+    leaving
+        Whether a machine has gone: its way out is then forgotten with the next change, since that
+        alone is worth no restart, and nothing that goes wrong is a reason to keep the machine.
+        Default ``False``.
+
+    Raises HostError where a server that runs does not take it up.
+    """
+    for name in site.networks():
+        with contextlib.suppress(*([HostError] if leaving else [])):
+            if name in but or heard(site, name, leaving):
+                continue
+            with site.lock("network", name):
+                network = site.network(name)
+                if network is not None:
+                    tell(site, name, network, leaving=leaving)
+
+
+def heard(site: Site, name: str, leaving: bool) -> bool:
+    """Return whether a network's server has been told all that there is to tell."""
+    network = site.network(name)
+    if network is None:
+        return True
+    files = names_files if leaving else all_files
+    return all(file.is_there() for file in files(site, name, network, machines(site)))
+
+
+def tell(
+    site: Site, name: str, network: Network, kept: Collection[File] = (), leaving: bool = False
+) -> None:
+    """
+    Write what a network's server reads, have it read that, and release leases that contradict it.
+
+    kept
+        Files that are written with these. Default: none.
+
+    leaving
+        As for ``refresh``.
+
+    The other machines' leases stay; whoever calls this holds the network's lock.
+    """
+    vms = machines(site)
+    stale = contradicting(site, name, network, vms)
+    configuration, *names = all_files(site, name, network, vms)
+    written = host.write_all([*([] if leaving else [configuration]), *names, *kept])
+    if not site.status("dnsmasq", name).alive:
+        drop_leases(site, name, stale)
+        return
+    if configuration.path in written:
+        restart(site, name, network)
+    elif any(file.path in written for file in names):
+        reread_names(site, name)
+    release(site, name, network, stale, wait=not leaving)
+
+
+def restart(site: Site, name: str, network: Network) -> None:
+    """Start a network's server anew, and wait until it answers; its leases are in a file."""
+    site.supervisor.stop("dnsmasq", name)
+    site.supervisor.start([unit(site, name, network)])
+    site.forget()
+    if not host.wait_for(lambda: serves(site, name, network), READY_TIMEOUT):
+        log = site.supervisor.log("dnsmasq", name)
+        raise HostError(f"the dnsmasq of network {name} does not come up", log)
+
+
+def serves(site: Site, name: str, network: Network) -> bool:
+    """Return whether a network's server runs and answers."""
+    address = str(ipaddress.IPv4Interface(network.address).ip)
+    alive = site.status("dnsmasq", name, fresh=True).alive
+    return alive and hostnet.tcp_answers(address, DNS_PORT)
+
+
+def reread_names(site: Site, name: str) -> None:
+    """Have a network's server read names and reservations; one that has just started has."""
+    pid = site.status("dnsmasq", name, fresh=True).pid
+    process.send(pid, signal.SIGHUP, configuration_option(site, name))
+
+
+# Reservations
+
+
+def with_reservation(network: Network, name: str, item: Reservation | None) -> Network:
+    """Return a network with one reservation set, or removed where it is ``None``."""
+    kept = {other: kept for other, kept in network.reservations.items() if other != name}
+    if item is not None:
+        kept[name] = item
+    return dataclasses.replace(network, reservations=kept)
+
+
+def apply_reservation(site: Site, network_name: str, name: str, item: Reservation | None) -> None:
+    """
+    Set or remove one reservation: two files, one SIGHUP, and leases that contradict it released.
+
+    The other machines' leases stay. Raises HostError where the network is not there or the host
+    refuses.
+    """
+    with site.lock("network", network_name):
+        network = site.network(network_name)
+        if network is None:
+            problem = f"there is no network {network_name} in the lab {site.lab}"
+            raise HostError(problem, hint="qemulab.network_present makes it")
+        network = with_reservation(network, name, item)
+        tell(site, network_name, network, [site.network_as_file(network_name, network)])
+
+
+def all_reservations(site: Site, name: str) -> dict[str, Reservation]:
+    """Return what is reserved on a network, by machines as well."""
+    return {**lan_hosts.reserved(name, machines(site)), **site.reservations(name)}
+
+
+# Leases
+
+
+def leases(site: Site, name: str) -> list[Lease]:
+    """Return what a network's server has leased."""
+    return dnsmasq.parse_leases(host.read(site.layout.leases(name)) or "")
+
+
+def contradicting(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> list[Lease]:
+    """Return the leases that would contradict what a network's server is about to be told."""
+    known = lan_hosts.known(name, network, vms)
+    reserved = {item.mac: item.address for item in known if item.address}
+    named = {item.mac for item in known if item.name}
+    told = host.read(Files(site.layout.network(name)).reservations) or ""
+    gone = {
+        mac: address
+        for mac, address in dnsmasq.parse_reservations(told).items()
+        if reserved.get(mac) != address and (address or mac not in named)
+    }
+    subnet = ipaddress.IPv4Interface(network.address).network
+    # A network that is about to move forgets its leases when it does.
+    inside = {m: a for m, a in reserved.items() if ipaddress.IPv4Address(a) in subnet}
+    return dnsmasq.contradicting(leases(site, name), inside, gone)
+
+
+def contradicted(site: Site, network_name: str, name: str, item: Reservation | None) -> list[Lease]:
+    """Return the leases that would contradict a network's reservations with this one applied."""
+    network = site.network(network_name)
+    if network is None:
+        return []
+    subnet = ipaddress.IPv4Interface(network.address).network
+    if item is not None and ipaddress.IPv4Address(item.address) not in subnet:
+        return []
+    return contradicting(site, network_name, with_reservation(network, name, item), machines(site))
+
+
+def drop_leases(site: Site, name: str, gone: Collection[Lease]) -> None:
+    """Forget leases of a server that does not run."""
+    if gone:
+        path = site.layout.leases(name)
+        text = dnsmasq.without_leases(host.read(path) or "", gone)
+        host.write(path, text, owner=host.USER)
+
+
+def release(
+    site: Site, name: str, network: Network, stale: Collection[Lease], wait: bool = True
+) -> None:
+    """
+    Make a running server forget leases; raises HostError where it does not.
+
+    wait
+        Until they are gone. Default ``True``.
+    """
+    for lease in stale:
+        host.run(dnsmasq.release_argv(network.interface, lease))
+    wanted = {(lease.mac, lease.address) for lease in stale}
+
+    def gone() -> bool:
+        return not wanted & {(lease.mac, lease.address) for lease in leases(site, name)}
+
+    if wait and not host.wait_for(gone, RELEASE_TIMEOUT):
+        left = ", ".join(sorted(address for _, address in wanted))
+        raise HostError(f"dnsmasq did not release {left} on network {name}")
