@@ -69,7 +69,7 @@ PLAIN: dict[str, Any] = {"vmlan": {}}
 MORE: dict[str, Any] = {
     "vmlan": {
         "dns": {"names": {"host": "10.0.3.1"}},
-        "reservations": {"master": {"mac": "52:54:00:11:11:11", "address": "10.0.3.101"}},
+        "reservations": {"master": {"mac": "52:54:00:11:11:11", "address": "10.0.3.110"}},
     }
 }
 
@@ -92,7 +92,7 @@ def test_changed(lab: Applied) -> None:
     assert set(said) == {"network_present vmlan", "reservation_present master"}
     assert lab.apply("lab", MORE) == said
     assert lab.resolved("host") == "10.0.3.1"
-    assert lab.resolved("master") == "10.0.3.101"
+    assert lab.resolved("master") == "10.0.3.110"
     assert dnsmasq(lab) == before
     assert lab.apply("lab", MORE) == {}
 

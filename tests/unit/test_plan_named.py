@@ -86,7 +86,7 @@ def test_every_declaration_reaches_its_state(vms: list[Any], network: Any) -> No
         assert said.keys() - pillar["vms"][name].keys() <= {"nics"}
     said = arguments(lab.networks["one"], network)
     assert spec.network_from("one", said, lab.name) == lab.networks["one"]
-    assert said.keys() - network.keys() <= {"multicast"}
+    assert said.keys() - network.keys() <= {"multicast", "dns"}
 
 
 def leaves_of(declared: Any, prefix: str = "") -> set[str]:
@@ -124,12 +124,12 @@ def test_what_is_made_names_what_was_declared_and_what_was_made_for_it(declared:
 
 
 @given(some(NETWORK))
-def test_a_network_names_what_was_declared_and_its_group(declared: Any) -> None:
+def test_a_network_names_what_was_declared_its_group_and_its_domain(declared: Any) -> None:
     """And what comes up on the host."""
     network = spec.network_from("one", declared, "lab")
     plan = planner.plan_network(planner.NetworkFacts(), network)
     found = set(named(planner.words(plan.changes), network, declared))
-    made = {"multicast", "link", "route", "hub", "dnsmasq"}
+    made = {"multicast", "dns:domain", "link", "route", "hub", "dnsmasq"}
     assert found == (leaves_of(declared) | made)
 
 
