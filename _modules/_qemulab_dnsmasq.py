@@ -157,9 +157,14 @@ def upstream(network: Network) -> list[str]:
 
 
 def reservations_text(known: Iterable[Known]) -> str:
-    """Return the file of reservations: MAC address, address and name where it has them, a line."""
+    """
+    Return the file of reservations: MAC address, address and name where it has them, a line.
+
+    A name ends in a dot, as an absolute one does: dnsmasq takes ``ignore``, ``infinite``, ``123``
+    and ``12h`` for words of its own, and none with a dot. It hands the name out without it.
+    """
     return "".join(
-        ",".join(filter(None, (item.mac, item.address, item.name))) + "\n"
+        ",".join(filter(None, (item.mac, item.address, item.name and f"{item.name}."))) + "\n"
         for item in known
         if item.address or item.name
     )

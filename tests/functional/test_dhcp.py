@@ -27,6 +27,8 @@ pytestmark = [
 TAP = "02:00:00:00:00:01"
 HAND = "52:54:00:00:00:09"
 STRANGER = "52:54:00:00:00:0a"
+WORDS = ("ignore", "infinite", "set", "tag", "net", "id", "123", "12h", "7w", "010")
+"""What dnsmasq has words of its own for, or takes for a time; names all the same."""
 AWAY = [{"network": "vmlan"}, {"network": "user"}]
 PILLAR: dict[str, Any] = {
     "networks": {
@@ -37,6 +39,10 @@ PILLAR: dict[str, Any] = {
         }
     },
     "vms": {
+        **{
+            name: {"nics": [{"network": "vmlan", "address": f"10.0.3.{20 + number}"}]}
+            for number, name in enumerate(WORDS)
+        },
         "master": {"nics": [{"network": "vmlan", "address": "10.0.3.101"}]},
         "away": {"nics": [{**AWAY[0], "address": "10.0.3.7"}, AWAY[1]]},
         "inner": {"nics": [{"network": "vmlan", "address": "10.0.3.8"}]},
@@ -142,6 +148,17 @@ def test_each_is_handed_the_router_that_is_right_for_it(segment: tuple[Segment, 
     assert lan.handed(STRANGER) == ["10.0.3.102", router, "lab.internal", ""]
 
 
+@pytest.mark.parametrize("name", WORDS)
+def test_a_name_that_dnsmasq_has_a_word_for_is_a_name(
+    segment: tuple[Segment, int], name: str
+) -> None:
+    """It gets its address under it, and both its names resolve."""
+    lan, _ = segment
+    address = lan.declared.vms[name].nics[0].address
+    assert lan.of(name) == [address, "10.0.3.101", "lab.internal", name]
+    assert lan.resolved(name) == lan.resolved(f"{name}.lab.internal") == address
+
+
 def test_nobody_takes_a_name_that_is_declared(segment: tuple[Segment, int]) -> None:
     """Neither that of a machine that is off, nor one with an address; nor any other name."""
     lan, _ = segment
@@ -157,12 +174,12 @@ def test_what_changes_is_taken_up_by_a_server_that_goes_on(segment: tuple[Segmen
     """After all of them have asked: a machine that has come, and one that has its name by lease."""
     lan, pid = segment
     lease = lan.handed(STRANGER)[0]
-    new = {"nics": [{"network": "vmlan", "mac": STRANGER}]}
+    new = {"nics": [{"network": "vmlan", "mac": STRANGER}]}  # and dnsmasq has a word for its name
     late = {"nics": [{"network": "vmlan", "address": "10.0.3.77"}]}
-    lan.write({**PILLAR, "vms": {**PILLAR["vms"], "new": new, "late": late}})
+    lan.write({**PILLAR, "vms": {**PILLAR["vms"], "90s": new, "late": late}})
     for _ in range(3):
         os.kill(pid, signal.SIGHUP)
         harness.wait_for(lambda: lan.resolved("late") == "10.0.3.77", 5, "the new name")
         time.sleep(0.05)
-    assert lan.resolved("new") == lan.resolved("new.lab.internal") == lease
+    assert lan.resolved("90s") == lan.resolved("90s.lab.internal") == lease
     assert Path(f"/proc/{pid}/comm").read_text() == "dnsmasq\n"

@@ -108,8 +108,8 @@ def test_what_is_known_of_a_mac_address_is_a_line() -> None:
     ]
     text = dnsmasq.reservations_text(known)
     assert text == (
-        "00:00:00:22:22:22,10.0.3.102,worker1\n"
-        "00:00:00:11:11:11,worker2\n"
+        "00:00:00:22:22:22,10.0.3.102,worker1.\n"
+        "00:00:00:11:11:11,worker2.\n"
         "00:00:00:44:44:44,10.0.3.103\n"
     )
     assert dnsmasq.parse_reservations(text) == {
