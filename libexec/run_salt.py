@@ -62,6 +62,27 @@ def refuse_unknown(function: str, functions: Mapping[str, Callable[..., Any]]) -
     sys.exit(f"'{function}' is not available{hint}")
 
 
+def check_calls() -> None:
+    """Have every call checked before Salt makes it, and what Salt says of a wrong one be short."""
+    caller: Any = importlib.import_module("salt.cli.caller").BaseCaller
+    texts: Any = importlib.import_module("salt.utils.stringutils")
+    call, show = caller.call, texts.print_cli
+
+    def checked(self: Any) -> Any:
+        function, functions = self.opts["fun"], self.minion.functions
+        refuse_unknown(function, functions)
+        documentation = functions[function].__doc__
+
+        def brief_usage(text: Any, *others: Any) -> None:
+            # For a wrong argument Salt prints all of a function's documentation.
+            show(f"    sys.doc {function}" if text == documentation else text, *others)
+
+        texts.print_cli = brief_usage
+        return call(self)
+
+    caller.call = checked
+
+
 def main() -> None:
     """Run it."""
     # Salt, once imported, shows deprecations of its own that Python was told to ignore (-W). A user
@@ -70,14 +91,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in TEMPLATES:
         logging.getLogger(name).addFilter(brief)
-    caller = importlib.import_module("salt.cli.caller").BaseCaller
-    call = caller.call
-
-    def checked(self: Any) -> Any:
-        refuse_unknown(self.opts["fun"], self.minion.functions)
-        return call(self)
-
-    caller.call = checked
+    check_calls()
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
