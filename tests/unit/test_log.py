@@ -62,8 +62,9 @@ def test_every_wait_is_logged_when_it_begins_and_how_it_ended(
 def test_signals_are_logged(lines: pytest.LogCaptureFixture) -> None:
     """With whom they went to."""
     with subprocess.Popen(["sleep", "77.7"]) as child:
-        assert process.send(child.pid, signal.SIGTERM, "77.7")
-    assert lines.messages == [f"qemulab: signal SIGTERM to process {child.pid} (77.7)"]
+        # Its command line shows some moments after it was started.
+        assert host.wait_for(lambda: process.send(child.pid, signal.SIGTERM, "77.7"), 10)
+    assert f"qemulab: signal SIGTERM to process {child.pid} (77.7)" in lines.messages
 
 
 def test_an_exchange_that_fails_is_logged_too(
