@@ -26,6 +26,8 @@ SHARED_NAME = "guest"
 USER_NETWORK = "user"
 """What a NIC names to sit on QEMU's user network instead of one of the lab's."""
 RECIPE_GROUP = "230.0.0.1:1234"
+OWN_IMAGES = ("cdrom", "uefi-variables")
+"""What a machine has beside its disks, by the names that their files and media have."""
 IDE_DISKS = 3
 """Disks on the IDE controller of machine type ``pc``: four slots, one of them the CD drive's."""
 

@@ -129,16 +129,37 @@ HOSTNAME = pattern(
     "(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
     "a host name has labels of a-z, digits and inner hyphens, with dots between them",
 )
-LEASE_TIME = pattern(
-    "duration",
-    "infinite|[1-9][0-9]{0,6}[smhdw]?",
-    "a lease time is like 90s, 30m, 12h, 7d or infinite",
-)
 CPU_MODEL = pattern(
     "CPU model",
     "[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
     "a CPU model as qemu-system-x86_64 -cpu help lists it",
 )
+
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+LEASE_LIMITS = 120, 2**31 - 1
+"""
+Seconds that dnsmasq leases for: it makes 120 of what is less, and keeps them in an int. Source:
+dnsmasq 2.90, option.c
+"""
+
+
+def _lease_time(value: Any, path: str, notes: Notes) -> str:
+    text = LEASE_FORM.parse(value, path, notes)
+    if text == "infinite":
+        return str(text)
+    seconds = int(text.rstrip("smhdw")) * SECONDS[text.lstrip("0123456789")]
+    if not LEASE_LIMITS[0] <= seconds <= LEASE_LIMITS[1]:
+        raise Bad(f"{text} is not between 2m and 3550w, which is what dnsmasq leases for")
+    return str(text)
+
+
+LEASE_FORM = pattern(
+    "duration",
+    "infinite|[1-9][0-9]{0,9}[smhdw]?",
+    "a lease time is like 2m, 30m, 12h, 7d or infinite",
+)
+LEASE_TIME = Kind("duration", _lease_time)
 
 
 def choice(*allowed: str) -> Kind:

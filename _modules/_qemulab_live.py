@@ -27,7 +27,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
         for disk in new.disks:
             size = before.disks.get(disk.name)
             if size is not None and size < size_bytes(disk.size):
-                arguments = {"node-name": f"node-{machine.disk_id(disk)}"}
+                arguments = {"node-name": machine.node_name(disk)}
                 qmp.execute("block_resize", arguments | {"size": size_bytes(disk.size)}, timeout=30)
         for index, (was, now) in enumerate(zip(old.nics, new.nics, strict=True)):
             if was.connected != now.connected:

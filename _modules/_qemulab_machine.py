@@ -7,6 +7,7 @@ options that take no JSON on QEMU 7.2 have their commas doubled by ``comma``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from _qemulab_keys import Vm
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 LOOPBACK = "127.0.0.1"
+NODE_NAME_LIMIT = 31
+"""Characters of a block node's name. Source: QEMU's qapi/block-core.json, node-name"""
 
 
 class Surroundings(NamedTuple):
@@ -175,7 +178,7 @@ def storage(vm: Vm, around: Surroundings) -> list[str]:
             device |= {"driver": "scsi-hd", "bus": "scsi.0", "scsi-id": index}
         else:
             device |= {"driver": "virtio-blk-pci"}
-        device["drive"] = f"node-{disk_id(disk)}"
+        device["drive"] = node_name(disk)
         result += ["-blockdev", as_json(disk_node(disk, around.disks[disk.name], around))]
         result += ["-device", as_json(device)]
     return result + cd_drive(vm, around)
@@ -186,11 +189,23 @@ def disk_id(disk: Disk) -> str:
     return f"disk-{disk.name}"
 
 
+def node_name(disk: Disk) -> str:
+    """
+    Return the name that QEMU knows a disk's block node by; a longer one than it takes is cut.
+
+    What takes the end's place is a digest of the whole, so that no two are the same.
+    """
+    name = f"node-{disk_id(disk)}"
+    if len(name) <= NODE_NAME_LIMIT:
+        return name
+    return f"node-{hashlib.sha256(name.encode()).hexdigest()[: NODE_NAME_LIMIT - len('node-')]}"
+
+
 def disk_node(disk: Disk, path: Path, around: Surroundings) -> dict[str, Any]:
     """Return a disk's block node; image formats are given, never probed."""
     node: dict[str, Any] = {
         "driver": "qcow2",
-        "node-name": f"node-{disk_id(disk)}",
+        "node-name": node_name(disk),
         "discard": "unmap",
         "file": {"driver": "file", "filename": str(path)},
     }

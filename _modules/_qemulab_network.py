@@ -147,7 +147,7 @@ def tun_device(lab: str, name: str) -> str:
     """
     if host.mode("/dev/net/tun") & 0o006 == 0o006:
         return "/dev/net/tun"
-    return f"/dev/qemulab-{lab}-{name}"
+    return f"/dev/qemulab-{lab}.{name}"  # no name has a dot in it
 
 
 def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import _qemulab_pillar_addresses as addresses
 from _qemulab_keys import IDE_DISKS
+from _qemulab_keys import OWN_IMAGES
 from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Lab
@@ -151,6 +152,9 @@ def check_vm(vm: Vm, networks: Mapping[str, Network], path: str, notes: Notes) -
                 problem = f"{forward.host_address} opens the machine to the network"
                 notes.warn(f"{here}:forwards:{number}:host_address", problem)
     check_unique([(f"{path}:disks:{i}:name", d.name) for i, d in enumerate(vm.disks)], notes)
+    for index, disk in enumerate(vm.disks):
+        if disk.name in OWN_IMAGES:
+            notes.fault(f"{path}:disks:{index}:name", f"{disk.name} means the machine's own")
     ide = [index for index, disk in enumerate(vm.disks) if disk.bus == "ide"]
     limit = IDE_DISKS if vm.machine == "pc" else 0
     for index in ide[limit:]:

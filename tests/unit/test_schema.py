@@ -25,7 +25,8 @@ PREFIX = "the host's address on the network with its prefix length, such as 10.0
 PRIVATE = "is not in a private network (10/8, 172.16/12 or 192.168/16)"
 GROUP = "a multicast group and a port such as 230.0.0.1:1234 (port 1024 to 65535)"
 MULTICAST = "is not a multicast group from 224.0.1.0 to 239.255.255.255"
-LEASE = "a lease time is like 90s, 30m, 12h, 7d or infinite"
+LEASES = "dnsmasq leases for"
+LEASE = "a lease time is like 2m, 30m, 12h, 7d or infinite"
 RANGE = "a range of two addresses such as 10.0.3.100-10.0.3.200"
 HUGE = int("f" * 5000, 16)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDoa"
@@ -67,7 +68,9 @@ class Outer:
         (kinds.INTERFACE, "a_b-c" + "0" * 10, "a_b-c" + "0" * 10),
         (kinds.HOSTNAME, "master.lab.example", "master.lab.example"),
         (kinds.LEASE_TIME, "infinite", "infinite"),
-        (kinds.LEASE_TIME, "90", "90"),
+        (kinds.LEASE_TIME, "120", "120"),
+        (kinds.LEASE_TIME, "3550w", "3550w"),
+        (kinds.LEASE_TIME, "2147483647s", "2147483647s"),
         (kinds.CPU_MODEL, "Skylake-Client-v3", "Skylake-Client-v3"),
         (kinds.PORT, 1, 1),
         (kinds.PORT, 65535, 65535),
@@ -130,6 +133,10 @@ def test_a_kind_takes_a_value_in_its_canonical_form(
         ),
         (kinds.HOSTNAME, "a..b", f"'a..b' is not allowed; {HOSTNAME}"),
         (kinds.HOSTNAME, "a" * 64, f"'{'a' * 56}... is not allowed; {HOSTNAME}"),
+        *(
+            (kinds.LEASE_TIME, text, f"{text} is not between 2m and 3550w, which is what {LEASES}")
+            for text in ("90s", "119", "1m", "9999999w", "2147483648", "3551w", "596524h")
+        ),
         (kinds.LEASE_TIME, "0h", f"'0h' is not allowed; {LEASE}"),
         (kinds.LEASE_TIME, 3600, f"3600 is not text; put it in quotes; {LEASE}"),
         (
