@@ -4,6 +4,7 @@ Who gets into the machines: the lab's own SSH key, the keys that may log in, the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -12,9 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import _qemulab_host as host
+from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
+from _qemulab_kinds import SSH_KEY
+from _qemulab_kinds import Bad
+from _qemulab_kinds import Notes
 from _qemulab_layout import Layout
 from _qemulab_site import Site
 
@@ -25,6 +30,9 @@ OPTIONS = {
     "LogLevel": "ERROR",
 }
 """Source: ssh_config(5)"""
+
+KEY_FILE_LIMIT = 2**20
+"""Bytes that are read of a file with public keys."""
 
 
 def make_key(layout: Layout) -> None:
@@ -47,18 +55,36 @@ def make_key(layout: Layout) -> None:
 
 
 def user_keys() -> list[str]:
-    """Return the public keys of the user behind sudo, or else of the user who applies."""
+    """
+    Return the public keys of the user behind sudo, or else of the user who applies.
+
+    Whatever else lies there under such a name is passed over: files in another format, directories,
+    pipes, what cannot be read; root itself may not enter a home on another host's disk.
+    """
     name = os.environ.get("SUDO_USER", "")
     try:
         entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.getuid())
     except KeyError:
         return []
     directory = Path(entry.pw_dir) / ".ssh"
+    found: list[str] = []
+    # The home may be below a file, and what the user has called .pub may be anything.
+    with contextlib.suppress(OSError, HostError):
+        for file in host.list_directory(directory):
+            if file.endswith(".pub"):
+                found += public_keys(Path(os.path.realpath(directory / file)))
+    return found
+
+
+def public_keys(path: Path) -> list[str]:
+    """Return the public keys in a file, none where it cannot be read or has none."""
     found = []
-    for file in host.list_directory(directory):
-        if file.endswith(".pub"):
-            text = host.read(os.path.realpath(directory / file)) or ""
-            found += [line.strip() for line in text.splitlines() if line.strip()]
+    with contextlib.suppress(OSError, HostError):
+        # Not what is a pipe: opening it would wait for whoever writes.
+        text = host.read(path, limit=KEY_FILE_LIMIT) if path.is_file() else ""
+        for line in (text or "").splitlines():
+            with contextlib.suppress(Bad):
+                found.append(SSH_KEY.parse(line, "", Notes()))
     return found
 
 

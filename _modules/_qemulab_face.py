@@ -21,18 +21,20 @@ from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
 from _qemulab_keys import Vm
 from _qemulab_kinds import Fault
+from _qemulab_kinds import Kind
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
 from _qemulab_plan import Plan
 from _qemulab_qmp import QmpError
 from _qemulab_schema import attempt
+from _qemulab_schema import list_of
 from _qemulab_site import Site
 from salt.exceptions import CommandExecutionError
 
 
 def lab_name(pillar: Mapping[str, Any], lab: str | None) -> Any:
     """Return the lab that is meant, unchecked: the one named, the pillar's, or the default."""
-    if lab:
+    if lab is not None:
         return lab
     declared = pillar.get("lab")
     name = declared.get("name") if isinstance(declared, Mapping) else None
@@ -46,16 +48,53 @@ def near_key(pillar: Mapping[str, Any]) -> list[str]:
     return [f"the pillar has the key {near[0]} and no lab: is lab meant?"] if near else []
 
 
-def need_name(value: Any, path: str) -> None:
+def need(kind: Kind, value: Any, path: str) -> Any:
     """
-    Raise SpecError unless a value is a name: it becomes part of paths that are removed as well.
+    Return an argument in its canonical form. Raises SpecError where it is none of its kind.
 
     path
-        Where the pillar has it, for the fault.
+        Where the pillar has it, or the argument's name, for the fault.
     """
     notes = Notes()
-    if attempt(kinds.NAME, value, path, notes) is None:
+    found = attempt(kind, value, path, notes)
+    if notes.faults:
         raise SpecError(notes.faults)
+    return found
+
+
+def need_name(value: Any, path: str) -> None:
+    """Raise SpecError unless a value is a name: it becomes part of paths that are removed too."""
+    if isinstance(value, bool | int | float):
+        # A shell takes the quotes away that YAML would have needed.
+        quoted = f"quote what is a name for YAML as well as for the shell: \"'{value}'\""
+        raise SpecError([Fault(path, f"{kinds.show(value)} is not text; {quoted}")])
+    need(kinds.NAME, value, path)
+
+
+def need_names(values: Any, path: str) -> None:
+    """Raise SpecError unless a value is a list of names."""
+    need(list_of(kinds.NAME), values, path)
+
+
+def need_lab(site: Site, lab: str | None) -> None:
+    """Raise SpecError where a lab is named that this host has not."""
+    if lab is not None and not site.layout.lab_state.is_dir():
+        known = ", ".join(site.other_labs()) or "none"
+        raise SpecError([Fault("lab", f"this host has no lab {lab}; it has {known}")])
+
+
+def networks_meant(site: Site, network: Any) -> list[str]:
+    """Return the network that is named, all where none is. Raises SpecError for an unknown one."""
+    known = site.networks()
+    if network is None:
+        return known
+    need_name(network, "network")
+    if network not in known:
+        problem = (
+            f"the lab {site.lab} has no network {network}; it has {', '.join(known) or 'none'}"
+        )
+        raise SpecError([Fault("network", problem)])
+    return [str(network)]
 
 
 def need_root_path(root: str) -> None:
@@ -113,6 +152,7 @@ def errors() -> Iterator[None]:
 
 def defined(site: Site, name: str) -> Vm:
     """Return a machine as applied; a wrong name is the caller's error."""
+    need_name(name, "name")
     found, _ = site.vm(name)
     if found is None:
         known = ", ".join(site.vms()) or "none"

@@ -84,6 +84,10 @@ def below(path: str, name: Any) -> str:
     return f"{path}:{name if isinstance(name, str) and name.isprintable() else show(name)}"
 
 
+ANYTHING = Kind("anything", lambda value, path, notes: value)
+"""What is read, and checked, by somebody else."""
+
+
 # Scalars
 
 

@@ -31,6 +31,17 @@ def check(lab: Lab, notes: Notes) -> None:
     check_networks_together(lab.networks, notes)
     check_vms(lab, lab.networks, notes)
     addresses.check(lab, notes)
+    check_reserved(lab, notes)
+
+
+def check_reserved(lab: Lab, notes: Notes) -> None:
+    """Warn of reservations that no machine of the lab would ever ask for, where it has any."""
+    for name, network in lab.networks.items() if lab.vms else ():
+        macs = {nic.mac for vm in lab.vms.values() for nic in vm.nics if nic.network == name}
+        for host_name, item in network.reservations.items():
+            if item is not None and item.mac not in macs:
+                problem = f"no NIC on network {name} has {item.mac}"
+                notes.warn(f"lab:networks:{name}:reservations:{host_name}:mac", problem)
 
 
 def check_vms(lab: Lab, networks: Mapping[str, Network], notes: Notes) -> None:

@@ -300,6 +300,9 @@ def prune(vms, networks, mode="report", lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
+        face.need_names(vms, "vms")
+        face.need_names(networks, "networks")
+        face.need(kinds.choice("report", "stop"), mode, "mode")
 
         def look():
             facts = site.facts()
@@ -381,5 +384,6 @@ def ssh_config(lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_lab(site, lab)
         vms = {name: site.vm(name)[0] for name in site.vms()}
         return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})

@@ -3,6 +3,7 @@ Labs of QEMU machines: networks, reservations, leases.
 """
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_disks as disks
@@ -16,6 +17,7 @@ import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
+from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
 
 __virtualname__ = "qemulab"
@@ -45,7 +47,9 @@ def network_list(lab=None):
         salt-call qemulab.network_list
     """
     with face.errors():
-        return _site(lab).networks()
+        site = _site(lab)
+        face.need_lab(site, lab)
+        return site.networks()
 
 
 def network_info(name, lab=None):
@@ -66,6 +70,7 @@ def network_info(name, lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
         facts = networks.facts(site, name)
         if facts.defined is None:
             return None
@@ -101,7 +106,8 @@ def network_ensure(
         Name of the network.
 
     declaration
-        Its keys, as under ``lab:networks:NAME`` in the pillar; default all defaults.
+        Its keys, as under ``lab:networks:NAME`` in the pillar, but ``reservations``; default all
+        defaults.
 
     present
         Whether it is to be there. Default ``True``.
@@ -127,7 +133,7 @@ def network_ensure(
     """
     with face.errors():
         site = _site(lab)
-        face.need_name(name, f"lab:networks:{name}")
+        face.need_name(name, "name")
         if not present:
             return face.converge(
                 site,
@@ -135,6 +141,9 @@ def network_ensure(
                 lambda _plan: networks.remove(site, name, networks.facts(site, name)),
                 test,
             )
+        if isinstance(declaration, Mapping) and "reservations" in declaration:
+            problem = "each is a state of its own, qemulab.reservation_present"
+            raise SpecError([Fault(f"lab:networks:{name}:reservations", problem)])
         declared = spec.network_from(name, declaration, site.lab)
 
         def look():
@@ -193,7 +202,7 @@ def _row(site, name, network, reservations, vms):
 
 def reservation_list(network=None, lab=None):
     """
-    Return what is reserved: by name, MAC address, address and network.
+    Return what is reserved: by network, and there by name, MAC address and address.
 
     network
         Name of the network. Default: all of them.
@@ -209,10 +218,12 @@ def reservation_list(network=None, lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_lab(site, lab)
         return {
-            name: {"network": where, **schema.plain(item)}
-            for where in ([network] if network else site.networks())
-            for name, item in lan.all_reservations(site, where).items()
+            where: {
+                name: schema.plain(item) for name, item in lan.all_reservations(site, where).items()
+            }
+            for where in face.networks_meant(site, network)
         }
 
 
@@ -246,6 +257,8 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
+        face.need_name(network, "network")
         wanted = None
         if declaration is not None:
             wanted = spec.reservation_from(name, declaration, network)
@@ -285,6 +298,7 @@ def lease_list(network=None, lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_lab(site, lab)
         return [
             {
                 "network": name,
@@ -293,6 +307,6 @@ def lease_list(network=None, lab=None):
                 "name": lease.name or None,
                 "expires_in": max(0, lease.expires - int(time.time())) if lease.expires else None,
             }
-            for name in ([network] if network else site.networks())
+            for name in face.networks_meant(site, network)
             for lease in lan.leases(site, name)
         ]

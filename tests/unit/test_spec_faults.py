@@ -423,3 +423,18 @@ def test_a_lab_cannot_be_named_as_the_shared_directory() -> None:
     """Its files would be the built-in guest's, and its purge the end of them."""
     with pytest.raises(SpecError, match="lab:name: guest is where the host keeps"):
         spec.from_pillar({"name": "guest", "networks": {"vmlan": {}}})
+
+
+def test_a_reservation_that_no_machine_asks_for_is_a_warning() -> None:
+    """Where the lab has machines; without any, they may be typed by hand."""
+    mac, other = "52:54:00:00:00:01", "52:54:00:00:00:02"
+    reserved = {
+        "a": {"mac": mac, "address": "10.0.3.9"},
+        "b": {"mac": other, "address": "10.0.3.8"},
+    }
+    networks = {"vmlan": {"reservations": reserved}, "n": {"address": "10.0.4.1/24"}}
+    vms = {"a": {"nics": [{"network": "vmlan", "mac": mac}, {"network": "n", "mac": other}]}}
+    said = spec.from_pillar({"networks": networks, "vms": vms}).warnings
+    path = "lab:networks:vmlan:reservations:b:mac"
+    assert [str(each) for each in said] == [f"{path}: no NIC on network vmlan has {other}"]
+    assert not spec.from_pillar({"networks": networks}).warnings
