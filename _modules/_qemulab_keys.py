@@ -132,7 +132,7 @@ class Vm:
         default_text="none: a UNIX socket", doc="port on 127.0.0.1 for `display: vnc`")
     on_change: str = key(choice("report", "restart"), "report", effect="live",
         doc="what is done about a change that needs a restart")
-    autostart: bool = key(kinds.BOOLEAN, False, effect="live",
+    autostart: bool = key(kinds.BOOLEAN, False, effect="boot",
         doc="start with the host (needs systemd)")
     stop_grace: int = key(integer(0, 3600, "s"), 30, effect="live", unit="s",
         doc="how long a machine may take to power off before it is cut off")
@@ -205,7 +205,7 @@ class Network:
         doc="reserved addresses by host name; the name resolves before its machine runs")
     on_change: str = key(choice("report", "restart"), "report", effect="live",
         doc="what is done about a change that its running machines must be restarted for")
-    autostart: bool = key(kinds.BOOLEAN, False, effect="live",
+    autostart: bool = key(kinds.BOOLEAN, False, effect="boot",
         doc="start with the host (needs systemd)")
     # fmt: on
 

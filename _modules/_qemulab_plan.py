@@ -24,6 +24,7 @@ from _qemulab_schema import plain
 
 CREATE = "create"
 LIVE = "live"
+BOOT = "boot"
 RESTART = "restart"
 RECREATE = "recreate"
 STOP = "stop"
@@ -32,6 +33,7 @@ DESTROY = "destroy"
 EFFECTS = {
     CREATE: "nothing existed",
     LIVE: "done on the running machine or network, nobody notices",
+    BOOT: "done at once, and it shows when the host boots next; nothing that runs is touched",
     RESTART: "the machine must be powered off and on",
     RECREATE: "data on a disk would be lost: always refused",
     STOP: "a machine is powered off, or a network taken down",

@@ -10,11 +10,18 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from _qemulab_plan import CREATE
+from _qemulab_plan import DEAD
 from _qemulab_plan import DESTROY
 from _qemulab_plan import LIVE
+from _qemulab_plan import RESTART
+from _qemulab_plan import RESUMABLE
 from _qemulab_plan import STOP
 from _qemulab_plan import Change
 from _qemulab_plan import Plan
+
+STARTABLE = ("stopped", "failed")
+DOUBTFUL = ("unknown", "unresponsive", "unmanaged", "starting")
+"""Words for a machine that does not run, and that runs and is not to be touched."""
 
 
 class LabFacts(NamedTuple):
@@ -98,4 +105,39 @@ def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mod
             if facts.vms[name]
         ]
         found += [Change(f"networks:{name}", "present", None, STOP) for name in left_networks]
+    return Plan(tuple(found), notes=tuple(notes))
+
+
+def plan_lab_stopped(runs: Mapping[str, bool]) -> Plan:
+    """Return what powers all machines of a lab off; given is whether each runs."""
+    return Plan(
+        tuple(
+            Change(f"vms:{name}", "running", "stopped", STOP)
+            for name, is_on in runs.items()
+            if is_on
+        )
+    )
+
+
+def plan_lab_started(networks: Iterable[str], vms: Mapping[str, str]) -> Plan:
+    """
+    Return what starts a lab as it was applied.
+
+    networks
+        Those that are not as they should be.
+
+    vms
+        How each machine is, in ``look``'s words.
+    """
+    found = [Change(f"networks:{name}", "down", "up", LIVE) for name in networks]
+    for name, status in vms.items():
+        # What runs but does not answer, or is not provably ours, is not to be started.
+        if status in (*STARTABLE, *RESUMABLE, *DEAD):
+            found.append(
+                Change(f"vms:{name}", status, "running", RESTART if status in DEAD else LIVE)
+            )
+    left = [f"{name} is {status}" for name, status in vms.items() if status in DOUBTFUL]
+    notes = [f"{', '.join(left)}: left as it is"] if left else []
+    if not vms:
+        notes.append("the lab has no machine: state.apply lab makes what the pillar declares")
     return Plan(tuple(found), notes=tuple(notes))

@@ -224,13 +224,13 @@ def resume(site: Site, name: str, status: str) -> None:
         raise HostError(f"{name} has stopped again ({again}): {why}", hint=hint)
 
 
-def stop(site: Site, name: str, grace: int) -> str:
+def stop(site: Site, name: str, grace: int | None) -> str:
     """
     Power a machine off: the power button, then QMP's ``quit``, then SIGKILL.
 
     grace
         Seconds that the guest gets to answer the power button, from its first press on: that may
-        have been with other machines' (``press``).
+        have been with other machines' (``press``). ``None``: it is not asked.
 
     Returns which it was: ``acpi`` (also where it has gone off since that press), ``quit``,
     ``kill``, or ``stopped`` where none ran. Raises HostError where it runs, but is not provably
@@ -250,10 +250,12 @@ def stop(site: Site, name: str, grace: int) -> str:
     if status == "unknown":
         refuse(site, name, status)
     if status == "unmanaged":
-        return stop_unmanaged(site, name, grace, pid)
+        return stop_unmanaged(site, name, grace or 0, pid)
 
     defined, _ = site.vm(name)
     if status != "unresponsive":
+        if grace is None:
+            return end(site, name, defined)
         pressed = False
         if ahead is not None:
             waited = time.monotonic() - ahead.since

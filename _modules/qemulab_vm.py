@@ -18,6 +18,7 @@ import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
+from _qemulab_schema import mapping_of
 
 __virtualname__ = "qemulab"
 
@@ -48,7 +49,8 @@ def vm_list(lab=None):
     Return the lab's machines, each with its status.
 
     lab
-        Name of the lab. Default: the pillar's.
+        Name of the lab. Default: the pillar's. Raises SaltInvocationError where this host has none
+        of that name.
 
     CLI Example:
 
@@ -58,6 +60,7 @@ def vm_list(lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_lab(site, lab)
         return {name: looks.look(site, name)[0] for name in site.vms()}
 
 
@@ -83,6 +86,7 @@ def vm_info(name, lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
         defined, started = site.vm(name)
         if defined is None:
             return None
@@ -146,6 +150,9 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
+        face.need(kinds.choice("present", "running"), power, "power")
+        face.need(mapping_of(kinds.NAME, kinds.ANYTHING), together or {}, "together")
         ports = host_ports.ports(site)
         declared = spec.vm_from(name, declaration, site.lab, site.all_networks(), ports)
         if test:
@@ -184,7 +191,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         return {**outcome, "ssh": access.ssh_command(site, declared), "images": paths}
 
 
-def vm_remove(name, purge=False, lab=None, test=False, together=None):
+def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True):
     """
     Take a machine away: stopped first; its disks stay.
 
@@ -204,6 +211,9 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None):
         Machines that calls of their own are about to remove, as name and ``purge``: their power
         buttons are pressed at once. Default: none.
 
+    known
+        Raise SaltInvocationError where the lab has nothing of such a machine. Default ``True``.
+
     Returns what ``vm_ensure`` returns.
 
     CLI Example:
@@ -214,13 +224,16 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None):
     """
     with face.errors():
         site = _site(lab)
-        face.need_name(name, f"lab:vms:{name}")
+        face.need_name(name, "name")
+        if known and name not in site.vm_directories():
+            face.defined(site, name)
         how = []
 
         def look(each, purge):
             return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge)
 
-        _press(site, name, together, lambda each: look(each, together[each]), test)
+        asked = [each for each, purged in (together or {}).items() if not purged]
+        _press(site, name, asked, lambda each: look(each, False), test)
         outcome = face.converge(
             site,
             lambda: _way_off(site, name, test, lambda: look(name, purge)),
@@ -257,6 +270,7 @@ def vm_power_off(name, lab=None, test=False, together=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
         how = []
 
         def look():
@@ -338,8 +352,10 @@ def vm_stop(name, grace=None, lab=None):
         face.need_root()
         site = _site(lab)
         defined = face.defined(site, name)
+        seconds = defined.stop_grace if grace is None else grace
+        face.need(kinds.integer(0, 3600, "s"), seconds, "grace")
         with site.lock("vm", name):
-            how = powers.stop(site, name, defined.stop_grace if grace is None else int(grace))
+            how = powers.stop(site, name, seconds)
         return {"how": how}
 
 
@@ -407,6 +423,7 @@ def vm_argv(name, lab=None):
     """
     with face.errors():
         site = _site(lab)
+        face.need_name(name, "name")
         vm, _ = site.vm(name)
         networks = site.all_networks()
         if vm is None:
@@ -440,7 +457,8 @@ def vm_console(name, lines=40, lab=None):
     with face.errors():
         site = _site(lab)
         face.defined(site, name)
-        text = host.read(site.layout.console(name), limit=max(1, int(lines)) * 400) or ""
+        face.need(kinds.integer(1, 100_000), lines, "lines")
+        text = host.read(site.layout.console(name), limit=lines * 400) or ""
         # The firmware moves the cursor and paints; a log has no screen.
         plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r", "", text)
-        return "\n".join(plain.splitlines()[-int(lines) :])
+        return "\n".join(plain.splitlines()[-lines:])

@@ -173,6 +173,56 @@ def pruned(name, vms=None, networks=None, mode="report", lab=None):
     )
 
 
+def stopped(name, lab=None):
+    """
+    Ensure that all machines of a lab are off; its networks stay, and so does every disk.
+
+    name
+        For the state's own use.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        lab-stopped:
+          qemulab.stopped: []
+    """
+    return shape.conclude(
+        shape.Run(__salt__, __opts__, "lab"),
+        name,
+        lambda: {**__salt__["qemulab.lab_stop"](lab=lab, test=__opts__["test"]), "how": None},
+        already="no machine of the lab runs",
+        would="the lab's machines would be powered off; their disks are kept",
+        has="the lab's machines have been powered off; their disks are kept",
+    )
+
+
+def started(name, lab=None):
+    """
+    Ensure that all networks and machines of a lab run as they were last applied.
+
+    name
+        For the state's own use.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    .. code-block:: yaml
+
+        lab-started:
+          qemulab.started: []
+    """
+    return shape.conclude(
+        shape.Run(__salt__, __opts__, "lab"),
+        name,
+        lambda: {**__salt__["qemulab.lab_start"](lab=lab, test=__opts__["test"]), "ssh": None},
+        already="all machines of the lab run already",
+        would="the lab would be started as it was last applied",
+        has="the lab has been started as it was last applied",
+    )
+
+
 def absent(name, purge=False, lab=None):
     """
     Ensure that nothing of the lab itself is left, when its machines and networks are gone.
@@ -193,11 +243,12 @@ def absent(name, purge=False, lab=None):
           qemulab.absent:
             - purge: True
     """
+    kept = "" if purge else "; disks and the SSH key are kept"
     return shape.conclude(
         shape.Run(__salt__, __opts__, "lab"),
         name,
         lambda: __salt__["qemulab.lab_remove"](purge=purge, lab=lab, test=__opts__["test"]),
         already="the lab is already absent",
-        would="the lab would be removed",
-        has="the lab has been removed",
+        would=f"the lab would be removed{kept}",
+        has=f"the lab has been removed{kept}",
     )

@@ -143,15 +143,16 @@ def vm_absent(name, purge=False, lab=None):
     row = shape.following(globals(), {"vm_absent"})
     # A machine that is named twice is for the first of the two.
     together = {chunk["name"]: chunk.get("purge", False) for chunk in reversed(row)}
+    kept = "" if purge else "; its disks are kept"
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
         lambda: __salt__["qemulab.vm_remove"](
-            name, purge=purge, lab=lab, test=__opts__["test"], together=together
+            name, purge=purge, lab=lab, test=__opts__["test"], together=together, known=False
         ),
         already=f"{name} is already absent",
-        would=f"{name} would be removed",
-        has=f"{name} has been removed",
+        would=f"{name} would be removed{kept}",
+        has=f"{name} has been removed{kept}",
     )
 
 

@@ -101,7 +101,7 @@ def test_a_guest_that_boots_hears_a_later_press(namespace_host: harness.Host) ->
     assert "qemulab: booted" not in lab.console("b")
     states = lab.apply("lab.clean", declared=declared)
     assert "it ignored its power button (quit)" in states["vm_absent a"]["comment"]
-    assert states["vm_absent b"]["comment"] == "b has been removed"
+    assert states["vm_absent b"]["comment"] == "b has been removed; its disks are kept"
 
 
 def test_one_that_was_started_again_has_its_whole_grace(namespace_host: harness.Host) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from _qemulab_keys import Lab
+from _qemulab_plan import EFFECTS
 
 NOTHING = ("", "-", "–", "—")
 
@@ -91,8 +93,24 @@ def test_every_effect_is_explained(repo: Path) -> None:
     """In the words that states show."""
     text = reference(repo)
     effects = {row["effect"] for _, row in walk(Lab) if row["effect"]}
-    assert effects == {"live", "restart", "recreate"}
+    assert effects == {"live", "boot", "restart", "recreate"}
     assert all(re.search(rf"`{effect}`", text) for effect in effects)
+
+
+@pytest.mark.parametrize(
+    ("page", "elsewhere"),
+    [
+        ("design", set()),
+        ("states", {"recreate"}),  # always refused, so never in changes
+        ("pillar", {"create", "stop", "destroy"}),  # no key has them
+    ],
+)
+def test_every_page_has_a_row_for_each_effect(repo: Path, page: str, elsewhere: set[str]) -> None:
+    """And none for what is no effect."""
+    text = (repo / f"docs/{page}.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| effect \| meaning \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    rows = set(re.findall("^[|] `([a-z]+)` [|]", table, re.M))
+    assert rows == set(EFFECTS) - elsewhere
 
 
 def test_every_key_has_a_sentence() -> None:

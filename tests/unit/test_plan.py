@@ -16,6 +16,7 @@ from _qemulab_keys import Network
 from _qemulab_keys import Nic
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
+from _qemulab_plan import BOOT
 from _qemulab_plan import CREATE
 from _qemulab_plan import DESTROY
 from _qemulab_plan import EFFECTS
@@ -148,13 +149,13 @@ def test_every_key_has_another_value_to_test_it_with() -> None:
 def test_a_changed_key_of_a_running_machine_has_its_declared_effect(path: str) -> None:
     """Every value but the changed one is as it was, so nothing else may show."""
     effect = dict(walk(Vm))[path]
-    assert effect in (LIVE, RESTART, RECREATE)
+    assert effect in (LIVE, BOOT, RESTART, RECREATE)
     plan = planner.plan_vm(RUNNING, changed(VM, path.split(":"), OTHER_VM[path]), "running")
     if path == "disks:name":  # one disk goes and another comes
         assert set(effects(plan).values()) == {effect}
     else:
         assert one(plan).effect == effect
-    assert bool(plan.changes) == (effect == LIVE)
+    assert bool(plan.changes) == (effect in (LIVE, BOOT))
     assert bool(plan.pending) == (effect == RESTART)
     assert bool(plan.refused) == (effect == RECREATE)
 
@@ -163,7 +164,7 @@ def test_a_changed_key_of_a_running_machine_has_its_declared_effect(path: str) -
 def test_a_changed_key_of_a_network_in_use_has_its_declared_effect(path: str) -> None:
     """Machines that must reopen it are named where there are any."""
     effect = dict(walk(Network))[path]
-    assert effect in (LIVE, RESTART)
+    assert effect in (LIVE, BOOT, RESTART)
     plan = planner.plan_network(UP, changed(NET, path.split(":"), OTHER_NETWORK[path]))
     assert one(plan).effect == effect
     assert plan.machines == (("a",) if effect == RESTART else ())
@@ -174,22 +175,21 @@ def test_a_changed_key_of_a_network_in_use_has_its_declared_effect(path: str) ->
 def test_nothing_costs_a_restart_on_a_machine_that_is_off(path: str) -> None:
     """What is off is started as it is declared."""
     plan = planner.plan_vm(STOPPED, changed(VM, path.split(":"), OTHER_VM[path]), "present")
-    assert set(effects(plan).values()) <= {LIVE, CREATE}
-    assert plan.changes
-    assert not plan.pending and not plan.refused
+    assert set(effects(plan).values()) <= {LIVE, BOOT, CREATE}
+    assert plan.changes and not plan.pending and not plan.refused
 
 
 @pytest.mark.parametrize("path", OTHER_NETWORK)
 def test_nothing_costs_a_restart_on_a_network_without_machines(path: str) -> None:
     """Nobody has to reopen it."""
     plan = planner.plan_network(IDLE, changed(NET, path.split(":"), OTHER_NETWORK[path]))
-    assert one(plan).effect == LIVE
+    assert one(plan).effect in (LIVE, BOOT)
     assert plan.machines == ()
 
 
 def test_every_effect_has_words() -> None:
     """So that documentation and states can say what it means."""
-    assert set(EFFECTS) == {CREATE, LIVE, RESTART, RECREATE, STOP, DESTROY}
+    assert set(EFFECTS) == {CREATE, LIVE, BOOT, RESTART, RECREATE, STOP, DESTROY}
 
 
 # Machines
@@ -378,7 +378,7 @@ def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
     plan = planner.plan_vm(VmFacts(declared, merged, grown, True, "running"), declared, "running")
     assert not plan.changes
     effect = dict(walk(Vm))[path]
-    assert (effect == LIVE) == (plan == Plan())
+    assert (effect in (LIVE, BOOT)) == (plan == Plan())
 
 
 # Machines that stop or go

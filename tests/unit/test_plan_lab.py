@@ -11,6 +11,7 @@ from _qemulab_keys import Reservation
 from _qemulab_plan import CREATE
 from _qemulab_plan import DESTROY
 from _qemulab_plan import LIVE
+from _qemulab_plan import RESTART
 from _qemulab_plan import STOP
 from _qemulab_plan import Change
 from _qemulab_plan import Plan
@@ -136,3 +137,38 @@ def test_nothing_is_pruned_where_all_is_declared() -> None:
     """In either mode."""
     for mode in ("report", "stop"):
         assert plan_lab.plan_prune(LEFT, ["a", "b", "c"], ["n", "old"], mode) == Plan()
+
+
+# All off, and on again
+
+
+def test_what_runs_of_a_lab_is_stopped_together() -> None:
+    """What is off is left out."""
+    plan = plan_lab.plan_lab_stopped({"a": True, "b": False, "c": True})
+    stopped = ("running", "stopped", STOP)
+    assert shown(plan.changes) == {"vms:a": stopped, "vms:c": stopped}
+    assert plan_lab.plan_lab_stopped({"b": False}) == Plan()
+
+
+def test_a_lab_is_started_as_it_was_applied() -> None:
+    """What is dead costs a restart, what cannot be dealt with is said, what runs is left alone."""
+    vms = {
+        **{"off": "stopped", "bad": "failed", "idle": "paused", "full": "io-error"},
+        **{"dead": "guest-panicked", "on": "running", "lost": "unmanaged", "deaf": "unresponsive"},
+    }
+    plan = plan_lab.plan_lab_started(["n"], vms)
+    assert shown(plan.changes) == {
+        "networks:n": ("down", "up", LIVE),
+        "vms:off": ("stopped", "running", LIVE),
+        "vms:bad": ("failed", "running", LIVE),
+        "vms:idle": ("paused", "running", LIVE),
+        "vms:full": ("io-error", "running", LIVE),
+        "vms:dead": ("guest-panicked", "running", RESTART),
+    }
+    assert plan.notes == ("lost is unmanaged, deaf is unresponsive: left as it is",)
+
+
+def test_a_lab_without_machines_says_so_when_it_is_started() -> None:
+    """Nothing was applied yet."""
+    (said,) = plan_lab.plan_lab_started([], {}).notes
+    assert said.startswith("the lab has no machine")

@@ -1,0 +1,142 @@
+"""
+Labs of QEMU machines: all machines of a lab off, and on again.
+"""
+
+import _qemulab_face as face
+import _qemulab_look as looks
+import _qemulab_network as networks
+import _qemulab_plan as planner
+import _qemulab_plan_lab as plan_lab
+import _qemulab_schema as schema
+import _qemulab_vm as machines
+
+__virtualname__ = "qemulab"
+
+
+def __virtual__():
+    if __grains__["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return __virtualname__
+
+
+def _site(lab):
+    site = face.site(__opts__, __pillar__, __context__, lab)
+    face.need_lab(site, lab)
+    return site
+
+
+def lab_stop(lab=None, test=False):
+    """
+    Power all machines of a lab off, together; its networks stay, and so does every disk.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    What the machines are is read from what was applied, whatever the pillar says. Returns what
+    every ``*_ensure`` returns; ``how`` has, for each machine, one of ``vm_stop``'s words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_stop
+    """
+    with face.errors():
+        site = _site(lab)
+        how = {}
+
+        def look():
+            site.forget()
+            return plan_lab.plan_lab_stopped({name: looks.runs(site, name) for name in site.vms()})
+
+        def act(plan):
+            names = [change.key.partition(":")[2] for change in plan.changes]
+            off = planner.plan_vm_stopped(True)
+            machines.press_together(site, names, lambda _name: off)
+            for name in names:
+                how[name] = __salt__["qemulab.vm_stop"](name, lab=site.lab)["how"]
+
+        return {**face.converge(site, look, act, test), "how": how}
+
+
+def lab_start(lab=None, test=False):
+    """
+    Start all networks and machines of a lab as they were last applied.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    What the machines are is read from what was applied, whatever the pillar says. What is paused
+    runs on, and what is dead is powered off and on, as by ``vm_start``. Returns what every
+    ``*_ensure`` returns; ``ssh`` has, for each machine, the command that logs in.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_start
+    """
+    with face.errors():
+        site = _site(lab)
+        defined = {name: schema.compact(site.vm(name)[0]) for name in site.vms()}
+        ssh = {}
+
+        def look():
+            site.forget()
+            plans = {name: _network_plan(site, name) for name in site.networks()}
+            vms = {name: looks.look(site, name)[0] for name in defined}
+            return plan_lab.plan_lab_started([name for name in plans if plans[name].changes], vms)
+
+        def act(plan):
+            keys = [change.key.partition(":") for change in plan.changes]
+            for kind, _, name in keys:
+                if kind == "networks":
+                    __salt__["qemulab.network_ensure"](name, _network(site, name), lab=site.lab)
+            names = [name for kind, _, name in keys if kind == "vms"]
+            for number, name in enumerate(names):
+                others = {other: defined[other] for other in names[number + 1 :]}
+                made = __salt__["qemulab.vm_ensure"](
+                    name, defined[name], "running", lab=site.lab, together=others
+                )
+                ssh[name] = made["ssh"] or None
+
+        return {**face.converge(site, look, act, test), "ssh": ssh}
+
+
+def _network(site, name):
+    """Return a network as applied, as its state takes it."""
+    keys = schema.compact(site.network(name))
+    keys.pop("reservations", None)
+    return keys
+
+
+def _network_plan(site, name):
+    """Return what a network lacks to be as it was applied."""
+    defined = site.network(name)
+    return planner.plan_network(networks.facts(site, name), defined)
+
+
+def lab_restart(lab=None):
+    """
+    Power all machines of a lab off and on, as they were last applied: what is pending takes effect.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    Machines that are off are started as well. Returns ``how`` of ``lab_stop``, and ``ssh`` of
+    ``lab_start``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_restart
+    """
+    how = lab_stop(lab)["how"]
+    return {"how": how, "ssh": lab_start(lab)["ssh"]}
