@@ -22,6 +22,9 @@ from _qemulab_schema import mapping_of
 
 __virtualname__ = "qemulab"
 
+ROW = mapping_of(kinds.NAME, kinds.ANYTHING)
+"""Machines of a row, each with what a call of its own is to do."""
+
 
 def __virtual__():
     if __grains__["kernel"] != "Linux":
@@ -152,7 +155,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         site = _site(lab)
         face.need_name(name, "name")
         face.need(kinds.choice("present", "running"), power, "power")
-        face.need(mapping_of(kinds.NAME, kinds.ANYTHING), together or {}, "together")
+        face.need(ROW, together or {}, "together")
         ports = host_ports.ports(site)
         declared = spec.vm_from(name, declaration, site.lab, site.all_networks(), ports)
         if test:
@@ -232,7 +235,8 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
         def look(each, purge):
             return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge)
 
-        asked = [each for each, purged in (together or {}).items() if not purged]
+        row = face.need(ROW, together or {}, "together")
+        asked = [each for each, purged in row.items() if not purged]
         _press(site, name, asked, lambda each: look(each, False), test)
         outcome = face.converge(
             site,
@@ -271,6 +275,7 @@ def vm_power_off(name, lab=None, test=False, together=None):
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
+        face.need_names(together or [], "together")
         how = []
 
         def look():
