@@ -52,8 +52,8 @@ def vm_list(lab=None):
     Return the lab's machines, each with its status.
 
     lab
-        Name of the lab. Default: the pillar's. Raises SaltInvocationError where this host has none
-        of that name.
+        Name of the lab. Default: the pillar's. Raises CommandExecutionError where this host has
+        none of that name.
 
     CLI Example:
 
@@ -215,7 +215,7 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
         buttons are pressed at once. Default: none.
 
     known
-        Raise SaltInvocationError where the lab has nothing of such a machine. Default ``True``.
+        Raise CommandExecutionError where the lab has nothing of such a machine. Default ``True``.
 
     Returns what ``vm_ensure`` returns.
 
