@@ -17,6 +17,7 @@ from typing import Any
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_kinds as kinds
+import _qemulab_lan_hosts as lan_hosts
 import _qemulab_spec as spec
 import pytest
 from _qemulab_dnsmasq import Files
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("dnsmasq", "unshare", "ip", "dig")]
 
+TAP = "02:00:00:00:00:01"
 RELAY = Path(__file__).with_name("dhcp_relay.py")
 WORDS = [
     *(
@@ -87,11 +89,12 @@ def served(directory: Path, network: Network, macs: Mapping[str, str]) -> dict[s
     """Serve a network with the files that an apply writes, and return what the relay was told."""
     files = Files(directory)
     files.leases.parent.mkdir(parents=True)
-    files.configuration.write_text(dnsmasq.configuration(network, files), encoding="utf-8")
-    reserved = dnsmasq.reservations_text(network.reservations)
-    files.reservations.write_text(reserved, encoding="utf-8")
-    hosts = dnsmasq.hosts_text(network, network.reservations)
-    files.hosts.write_text(hosts, encoding="utf-8")
+    known = lan_hosts.known("vmlan", network, {})
+    names = lan_hosts.names("vmlan", network, {})
+    text = dnsmasq.configuration(network, files, TAP, known)
+    files.configuration.write_text(text, encoding="utf-8")
+    files.reservations.write_text(dnsmasq.reservations_text(known), encoding="utf-8")
+    files.hosts.write_text(dnsmasq.hosts_text(names), encoding="utf-8")
     server = ["dnsmasq", f"--conf-file={files.configuration}", "--user=root", "--group=root"]
     asked = {"server": server, "address": network.address, "macs": dict(macs)}
     done = subprocess.run(
