@@ -19,6 +19,8 @@ from harness import REPO
 from harness import Host
 
 MINION = "labhost"
+PATIENT = "--timeout=60"
+"""`salt` asks after five seconds whether a minion lives, and gives up on one that is busy."""
 PROGRAMS = REPO / ".venv/bin"
 ENVIRONMENT = {
     # As ./salt-call does: the virtualenv has no byte code beside its sources.
@@ -126,8 +128,9 @@ class Salted:
 
     def wait(self) -> None:
         """Wait until the master hears the minion."""
-        # `salt` itself asks ten seconds for what became of a job that a minion did not take.
-        impatient = ["timeout=1", "gather_job_timeout=1"]
+        # `salt` itself asks ten seconds for what became of a job that a minion did not take. A
+        # minion on a busy host answers within some seconds, and then nobody waits any longer.
+        impatient = ["timeout=5", "gather_job_timeout=1"]
         words = [PROGRAMS / "salt-run", "--out=json", "manage.up", *impatient]
 
         def heard() -> bool:
@@ -135,7 +138,7 @@ class Salted:
             return MINION in said
 
         try:
-            harness.wait_for(heard, 60, "an answer of the minion")
+            harness.wait_for(heard, 120, "an answer of the minion")
         except harness.HostFailure as err:
             logs = [Path(f"/var/log/salt/{name}") for name in MAIN]
             said = self.host.run(["tail", "-n", "20", *logs], check=False)
@@ -156,7 +159,7 @@ class Salted:
 
     def salt(self, *words: str, check: bool = True) -> Any:
         """Return what the minion answers to ``salt labhost …``; check: its exit status is 0."""
-        command = [PROGRAMS / "salt", "--out=json", MINION, *words]
+        command = [PROGRAMS / "salt", PATIENT, "--out=json", MINION, *words]
         done = self.host.run(command, check=check, env=ENVIRONMENT, timeout=120)
         try:
             return json.loads(done.stdout)[MINION]

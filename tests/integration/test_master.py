@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from harness import REPO
 from labs import tiny
 from masters import ENVIRONMENT
 from masters import MINION
+from masters import PATIENT
 from masters import PROGRAMS
 from masters import Salted
 
@@ -109,7 +109,7 @@ def test_apply(salted: Salted) -> None:
     assert salted.host.run(["id", "qemulab"], check=False).returncode != 0
     with events(salted) as heard:
         assert changes(salted.salt("state.apply", "lab")) == said
-        harness.wait_for(lambda: by_effect(said) == heard(), 20, "the events of all changes")
+        harness.wait_for(lambda: by_effect(said) == heard(), 60, "the events of all changes")
     assert salted.salt("qemulab.vm_list") == {"a": "running", "b": "running"}
     before = salted.pids()
     assert len(before) == 4
@@ -135,7 +135,7 @@ def events(salted: Salted) -> Iterator[Callable[[], dict[str, Any]]]:
         return "salt/qemulab/hello" in read()
 
     try:
-        harness.wait_for(ready, 30, "an event that is heard")
+        harness.wait_for(ready, 60, "an event that is heard")
         yield lambda: {tag: data["changes"] for tag, data in read().items() if "changes" in data}
     finally:
         process.kill()
@@ -156,20 +156,45 @@ def by_effect(changed: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+@contextlib.contextmanager
+def held(salted: Salted, lock: str) -> Iterator[None]:
+    """Keep an apply from what it is about to do: another process has its lock."""
+    process = salted.host.spawn(["flock", lock, "sh", "-c", "echo; sleep 60"])
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def jobs(salted: Salted) -> int:
+    """Return how many jobs the minion has at hand."""
+    shown = salted.host.run(["ls", "/var/cache/salt/minion/proc"], check=False)
+    return len(shown.stdout.split())
+
+
 @pytest.mark.parametrize("salted", ["file_roots"], indirect=True)
 def test_queue(salted: Salted) -> None:
     """Two applies at once: the second comes after the first, and finds nothing to do."""
     before = salted.pids()
     salted.declare({**LAB, "vms": {**LAB["vms"], "c": tiny(nics=[])}})
-    command = [PROGRAMS / "salt", "--out=json", MINION, "state.apply", "lab", "queue=True"]
-    argv = [os.fspath(word) for word in command]
-    both = [salted.host.spawn(argv, env=ENVIRONMENT) for _ in range(2)]
-    answers = [json.loads(process.communicate(timeout=60)[0])[MINION] for process in both]
+    words = [PATIENT, "--out=json", MINION, "state.apply", "lab", "queue=True"]
+    argv = [f"{PROGRAMS}/salt", *words]
+    with held(salted, "/run/qemulab/lab/locks/vm-c"):
+        first = salted.host.spawn(argv, env=ENVIRONMENT)
+        harness.wait_for(lambda: jobs(salted) == 1, 60, "the first apply")
+        second = salted.host.spawn(argv, env=ENVIRONMENT)
+        harness.wait_for(
+            lambda: jobs(salted) == 2 or second.poll() is not None, 60, "the second one"
+        )
+    answers = [json.loads(each.communicate(timeout=120)[0])[MINION] for each in (first, second)]
     assert all(isinstance(answer, dict) for answer in answers), answers
     # From Salt 3008 on, the second job answers that it is queued, and is run later.
     now = [changes(answer) for answer in answers if not answer.get("queued")]
     assert sorted(map(list, now)) in ([["vm_running c"]], [[], ["vm_running c"]])
-    harness.wait_for(lambda: not salted.salt("saltutil.running"), 30, "the end of both")
+    harness.wait_for(lambda: not salted.salt("saltutil.running"), 60, "the end of both")
     after = salted.pids()
     assert len(after) == len(before) + 1 and before.items() <= after.items()
     assert changes(salted.salt("state.apply", "lab")) == {}
