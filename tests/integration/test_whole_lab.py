@@ -37,7 +37,7 @@ def test_a_lab_for_the_night(host: harness.Host) -> None:
     assert lab.pids() == networks
     assert lab.changes(lab.apply("lab.stopped")) == {}
 
-    host.run(["ip", "link", "delete", "dev", "vmlan"])
+    host.run(["ip", "link", "set", "dev", "vmlan", "down"])
     would = lab.apply("lab.started", declared=faulty, test=True)["started lab-started"]
     done = lab.apply("lab.started", declared=faulty)["started lab-started"]
     started = {"old": "stopped", "new": "running", "effect": "live"}
