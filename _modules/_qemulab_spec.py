@@ -291,7 +291,10 @@ def vm_from(
 
 
 def readable_vms(
-    declarations: Mapping[str, Any], lab: str, networks: Mapping[str, Network], ports: Ports
+    declarations: Mapping[str, Any],
+    lab: str,
+    networks: Mapping[str, Network],
+    ports: Ports = ALL_FREE,
 ) -> dict[str, Vm]:
     """Return machines' declarations read; a faulty one is left to the call that it is meant for."""
     found: dict[str, Vm] = {}
