@@ -130,7 +130,7 @@ def test_no_clean_takes_the_grace(
             states = lab.apply("lab.clean", declared=declared)
             for name in names:
                 state = states[f"vm_absent {name}"]
-                ignored = state["comment"] != f"{name} has been removed"
+                ignored = state["comment"] != f"{name} has been removed; its disks are kept"
                 figures.count("cleans of an idle guest that took its grace", int(ignored), 1)
                 assert not ignored, lab.console(name)[-3000:]
                 figures.seconds("its end, at a load of ten", state["duration"] / 1000)

@@ -72,7 +72,7 @@ def test_a_name_with_an_address_resolves_before_its_machine_has_booted(lab: Lab)
     """By itself and in the lab's domain; it is listed as any other reservation."""
     for name, address in ADDRESSES.items():
         assert resolved(lab, name) == resolved(lab, f"{name}.lab.internal") == address
-    listed = lab.call("reservation_list")
+    listed = lab.call("reservation_list")["vmlan"]
     assert {name: item["address"] for name, item in listed.items()} == ADDRESSES
     assert lab.call("lease_list") == [] or not logged_in(lab, "master")
 
@@ -120,7 +120,7 @@ def test_a_reservation_goes_with_its_machine(lab: Lab) -> None:
     lab.call("vm_stop", "worker1", "grace=0")
     lab.call("vm_remove", "worker1")
     harness.wait_for(lambda: resolved(lab, "worker1") == "", 5, "the end of the name")
-    assert set(lab.call("reservation_list")) == {"master"}
+    assert set(lab.call("reservation_list")["vmlan"]) == {"master"}
     assert "worker1" not in [lease["name"] for lease in lab.call("lease_list")]
     assert lab.changes(lab.apply(declared=pillar)) == {}
     before.pop("worker1")
