@@ -202,7 +202,8 @@ def unit_keys(lab: Any, name: str, each: Vm) -> list[str]:
     site = Site(lab.name)
     found = []
     for unit in (launch.unit(site, name, each), *networks.units(site, *network_of(lab))):
-        drop_in = units.systemd_drop_in(unit)
+        # A forward to an address of the host's makes a machine patient, with settings of its own.
+        drop_in = units.systemd_drop_in(unit._replace(patient=False))
         lines = [line for line in drop_in.split("\n") if not line.startswith("BindReadOnlyPaths")]
         found += [line.partition("=")[0] for line in lines]
         parsed = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
