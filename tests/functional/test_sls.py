@@ -226,3 +226,6 @@ def test_names_that_yaml_takes_for_numbers_and_words_stay_names(rendered: Render
     states = rendered({"vms": {name: {"nics": []} for name in WORDS}}, "lab")
     made = [state["name"] for tag, state in states.items() if tag.endswith("_|-vm_running")]
     assert sorted(made) == sorted(WORDS)
+    # The state that checks the pillar has seen it as well.
+    declared = states["qemulab_|-lab-declared_|-lab-declared_|-declared"]
+    assert declared["comment"].startswith("the declaration is without fault")
