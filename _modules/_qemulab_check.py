@@ -10,19 +10,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_host_own as own
 import _qemulab_host_ports as host_ports
 import _qemulab_lan_link as link
 import _qemulab_lan_way as way
-import _qemulab_probe as probe
 import _qemulab_routes as routes
 import _qemulab_spec as spec
+import _qemulab_vm_media as media
 from _qemulab_host import HostError
 from _qemulab_keys import Lab
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
-from _qemulab_launch import media
 from _qemulab_site import Site
 
 
@@ -93,15 +92,16 @@ def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:
 
 
 def check_media(lab: Lab, site: Site, notes: Notes) -> None:
-    """Note ISO and backing images that a machine could not read."""
+    """Note ISO and backing images that a machine could not read, or would read in part only."""
     for name, vm in lab.vms.items():
-        paths = {disk.name: f"disks:{index}:backing" for index, disk in enumerate(vm.disks)}
-        for item, path in media(vm).items():
-            problem = probe.unusable(item, path)
-            if disks.is_a_machines(site.layout, path):
-                problem = "is a machine's own disk, which it writes to: declare a copy of it"
-            if problem:
-                notes.fault(f"lab:vms:{name}:{paths.get(item, item)}", f"{path} {problem}")
+        for key, problem in media.problems(site, name, vm):
+            notes.fault(f"lab:vms:{name}:{key}", problem)
+        for index, disk in enumerate(vm.disks):
+            # It has been made like this before that was refused.
+            if site.layout.disk(name, disk.name).exists():
+                problem = media.cut_off(disk)
+                if problem:
+                    notes.warn(f"lab:vms:{name}:disks:{index}:size", problem)
 
 
 def check_memory(lab: Lab, notes: Notes) -> None:
@@ -127,7 +127,6 @@ def remove_files(site: Site, purge: bool) -> None:
     host.remove(layout.lab_runtime)
     host.remove(layout.templates)
     if purge:
-        host.remove(layout.lab_state)
-        host.remove(layout.lab_logs)
+        own.remove_lab(layout)
     for directory in (layout.runtime, layout.logs, layout.state):
         host.remove_empty(directory)

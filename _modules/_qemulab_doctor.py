@@ -18,9 +18,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import _qemulab_check as check
+import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_apparmor as apparmor
 import _qemulab_host_managers as managers
+import _qemulab_host_places as places
 import _qemulab_host_ports as host_ports
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
@@ -116,7 +118,7 @@ def before_start(lab: Lab, site: Site) -> tuple[list[Finding], list[Finding]]:
         return faults, []
     # What runs counts where it shares: a group, the room that a disk may still grow by.
     shared = (multicast, memory, disk_space, network_managers, confinement)
-    found = examine(off, site, (accelerator,)) + examine(lab, site, shared)
+    found = examine(off, site, (accelerator, uefi_variables)) + examine(lab, site, shared)
     return [], [each for each in found if each.result != OK]
 
 
@@ -137,7 +139,8 @@ def in_the_way(off: Lab, site: Site) -> list[Finding]:
     """Return what keeps that part of a lab from starting as a whole; nothing where all runs."""
     if not (off.vms or off.networks):
         return []
-    return [each for each in examine(off, site, (supervisor, tun)) if each.result == FAIL]
+    whole = examine(off, site, (supervisor, directories, tun))
+    return [each for each in whole if each.result == FAIL]
 
 
 def packages(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -160,6 +163,15 @@ def supervisor(lab: Lab, site: Site) -> Iterator[Finding]:
     yield Finding(OK, "supervisor", site.supervisor.name)
 
 
+def directories(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look whether the processes get at the lab's directories."""
+    problem = places.problem(site, lab.vms, lab.networks)
+    if problem is not None:
+        yield Finding(FAIL, "directories", *problem)
+    else:
+        yield Finding(OK, "directories", f"open to the user {host.USER}")
+
+
 def accelerator(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look whether the CPU's virtualization is there."""
     for wanted in sorted({vm.accel for vm in lab.vms.values()}):
@@ -168,6 +180,20 @@ def accelerator(lab: Lab, site: Site) -> Iterator[Finding]:
         do = "machines run, some ten times slower than with KVM" if slow else ""
         says = f"{chosen.name}, {chosen.reason}"
         yield Finding(WARN if slow else OK, "accelerator", says, do)
+
+
+def uefi_variables(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look for machines whose UEFI variables another firmware has made."""
+    own = {name: vm for name, vm in lab.vms.items() if site.layout.uefi_variables(name).exists()}
+    found = False
+    for name, vm in own.items():
+        problem = disks.variables_problem(site, name, vm)
+        if problem:
+            found = True
+            do = f"with it off, move {site.layout.uefi_variables(name)} away and apply"
+            yield Finding(WARN, f"firmware of {name}", problem, do)
+    if own and not found:
+        yield Finding(OK, "UEFI variables", "made for the firmware that is here")
 
 
 def virtualization(lab: Lab, site: Site) -> Iterator[Finding]:
@@ -360,7 +386,9 @@ def guests(lab: Lab, site: Site) -> Iterator[Finding]:
 CHECKS: tuple[Check, ...] = (
     packages,
     supervisor,
+    directories,
     accelerator,
+    uefi_variables,
     virtualization,
     tun,
     multicast,

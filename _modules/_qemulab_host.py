@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
+import _qemulab_host_mounts as mounts
 import _qemulab_log as log
 
 USER = "qemulab"
@@ -334,9 +335,13 @@ def _sync(path: Path, flag: int) -> None:
 def make_directory(path: Path, mode: int = 0o755, owner: str | None = None) -> None:
     """Make a directory and its parents; an existing one keeps its mode unless an owner is given."""
     try:
-        if not path.is_dir():
-            path.mkdir(parents=True, exist_ok=True)
-            os.chmod(path, mode)
+        missing: list[Path] = []
+        while not (place := [path, *path.parents][len(missing)]).is_dir():
+            missing.append(place)
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            # Whatever the umask is: our user has to come through the parents.
+            os.chmod(each, mode if each == path else 0o755)
         if owner is not None:
             ids = user_ids(owner)
             found = path.stat()
@@ -357,10 +362,18 @@ def give(path: Path, owner: str = USER) -> None:
 
 
 def remove(path: Path | str) -> bool:
-    """Remove a file or a whole directory, never following a link; returns whether it was there."""
+    """
+    Remove a file or a whole directory, never following a link; returns whether it was there.
+
+    Raises HostError where something is mounted in the directory: that is not ours to empty.
+    """
     target = Path(path)
     try:
         if target.is_dir() and not target.is_symlink():
+            mounted = mounts.below(target)
+            if mounted:
+                hint = f"umount {mounted}"
+                raise HostError(f"{target} is not removed: {mounted} is a mount point", hint=hint)
             shutil.rmtree(target)
         else:
             target.unlink()

@@ -129,6 +129,19 @@ def hub_argv(network: Network, tun_device: str) -> list[str]:
     ]
 
 
+def read_argv(argv: Sequence[str]) -> tuple[str, str]:
+    """Return the group with its port, and the interface, of a hub, by its command line."""
+    group = interface = ""
+    for word in argv:
+        first, *options = word.split(",")
+        if first.startswith("UDP4-DATAGRAM:"):
+            group = first.partition(":")[2]
+        if first == "TUN":
+            names = [each.partition("=")[2] for each in options if each.startswith("tun-name=")]
+            interface = "".join(names[:1])
+    return group, interface
+
+
 def is_our_tap(link: dict[str, Any], mac: str, owners: Container[object]) -> bool:
     """
     Return whether an interface of the host is a TAP of ours.

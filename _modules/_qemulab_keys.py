@@ -88,7 +88,7 @@ class Disk:
     name: str = key(kinds.NAME, "", effect="restart",
         default_text="hda, hdb, … by position", doc="name of the disk's file")
     size: str = key(kinds.SIZE, "50G", effect="live", unit="K, M, G, T (powers of 1024)",
-        doc="size of the qcow2 image; it only ever grows")
+        doc="size of the qcow2 image; it only ever grows, on the `ide` bus with a `restart`")
     bus: str = key(choice("ide", "scsi", "virtio"), "", effect="restart",
         default_text="`ide` for the first three on machine type `pc`, else `scsi`",
         doc="controller; ide and scsi disks are /dev/sda and on, virtio ones /dev/vda and on")

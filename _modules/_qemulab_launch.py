@@ -13,6 +13,7 @@ import _qemulab_guest as guest
 import _qemulab_host as host
 import _qemulab_machine as machine
 import _qemulab_probe as probe
+import _qemulab_run_consoles as consoles
 import _qemulab_spec as spec
 from _qemulab_host import File
 from _qemulab_host import HostError
@@ -121,6 +122,7 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
             for nic in vm.nics
             for forward in nic.forwards or ()
         ),
+        timer=consoles.timer_name(site.lab),
     )
 
 
@@ -128,7 +130,8 @@ def prepare_script(site: Site, name: str, vm: Vm) -> str:
     """Return what runs as root before each start: the sockets' directory, the binds' targets."""
     layout = site.layout
     parent = quote(str(layout.vm_runtime(name).parent))
-    lines = [f"[ -d {parent} ] || mkdir -p {parent}"]
+    # Whatever the umask of a unit is, our user has to come through.
+    lines = [f"[ -d {parent} ] || (umask 022; mkdir -p {parent})"]
     for path in (quote(str(layout.vm_runtime(name))), quote(str(layout.consoles))):
         # Not root's: systemd may have made it, for the binds below it. An apply has done all this.
         fine = f"[ -d {path} ] && [ ! -O {path} ]"

@@ -189,6 +189,11 @@ class Layout(NamedTuple):
         """What a machine said on its serial console."""
         return self.consoles / f"{name}.log"
 
+    @property
+    def console_cutter(self) -> Path:
+        """The script that keeps the serial logs small."""
+        return self.lab_state / "cut-consoles"
+
     def unit_log(self, kind: str, name: str) -> Path:
         """What a process said on its standard output and error (supervisord; systemd: journal)."""
         return self.lab_logs / f"{kind}-{name}.log"

@@ -15,6 +15,7 @@ import _qemulab_disks as disks
 import _qemulab_lan_dhcp as lan
 import _qemulab_process as process
 import _qemulab_spec as spec
+import _qemulab_vm_held as held
 from _qemulab_host import HostError
 from _qemulab_plan import VmFacts
 from _qemulab_qmp import Qmp
@@ -184,8 +185,9 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         Raise HostError where an image of its is none, or another machine's. Default ``True``.
     """
     defined, started = site.vm(name)
-    status, _ = look(site, name)
+    status, pid = look(site, name)
     off = status in OFF
+    lost = () if off else held.lost(site, name, started or defined, pid)
     return VmFacts(
         defined=defined,
         started=None if off else started or defined,
@@ -198,7 +200,15 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
             network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
             for network in site.networks()
         },
+        lost=tuple(each.says for each in lost),
     )
+
+
+def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
+    """Return the images that a machine runs on and that are gone from their places."""
+    status, pid = look(site, name)
+    defined, started = site.vm(name)
+    return () if status in OFF else held.lost(site, name, started or defined, pid)
 
 
 def has_variables(site: Site, name: str, strict: bool) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
+import _qemulab_host_places as places
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_lan_dhcp as lan
@@ -23,6 +24,7 @@ import _qemulab_lan_link as link
 import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_process as process
+import _qemulab_run_left as left
 import _qemulab_vm as machines
 from _qemulab_dnsmasq import Files
 from _qemulab_host import File
@@ -72,7 +74,7 @@ def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFact
         What it is compared with where nothing was applied yet.
     """
     defined = site.network(name)
-    network = defined or declared
+    network = defined or declared or left.network(site, name)
     if network is None:
         return NetworkFacts()
     alive = {kind: site.status(kind, name).alive for kind in PROCESSES}
@@ -171,7 +173,12 @@ def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
 
 
 def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) -> None:
-    """Raise HostError where the host stands in the way of a start: no TAP, a port that is taken."""
+    """
+    Raise HostError where the host stands in the way of a start: a directory that is closed to our
+    user, no TAP, a port that is taken.
+    """
+    if not (before.hub and before.dnsmasq):
+        places.check(site, networks=[name])
     if not before.hub or before.link == "absent":
         missing = probe.no_tap()
         if missing is not None:
@@ -364,10 +371,11 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
     if before.machines:
         problem = f"machines still run on network {name}: {', '.join(before.machines)}"
         raise HostError(problem, hint="stop them first")
-    if before.defined is None:
+    network = before.defined or left.network(site, name)
+    if network is None:
         return
     with site.lock("network", name):
-        take_down(site, name, before.defined)
+        take_down(site, name, network)
         for kind in PROCESSES:
             site.supervisor.forget(kind, name)
         device = tun_device(site.lab, name)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 
+import _qemulab_plan_growth as growth
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
@@ -204,6 +205,9 @@ class VmFacts(NamedTuple):
 
     leases
         What is leased on each network: MAC address and address.
+
+    lost
+        In words, each image that is no longer where its process has opened it.
     """
 
     defined: Vm | None = None
@@ -214,6 +218,7 @@ class VmFacts(NamedTuple):
     supervised: bool = True
     unit: bool = True
     leases: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
+    lost: tuple[str, ...] = ()
 
 
 def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
@@ -290,7 +295,9 @@ def merge_live(started: Vm, declared: Vm) -> Vm:
 
     Everything that needs a restart stays as it was started.
     """
-    sizes = {disk.name: disk.size for disk in declared.disks}
+    sizes = {
+        disk.name: disk.size for disk in declared.disks if disk.name not in growth.late(started)
+    }
     disks = tuple(
         dataclasses.replace(disk, size=sizes.get(disk.name, disk.size)) for disk in started.disks
     )
@@ -323,7 +330,8 @@ def disk_changes(facts: VmFacts, declared: Vm) -> list[Change]:
             effect = RESTART if facts.started and disk.name not in in_use else CREATE
             found.append(Change(here, None, disk.size, effect))
         elif size < size_bytes(disk.size):
-            found.append(Change(here, size_text(size), disk.size, LIVE))
+            effect = RESTART if disk.name in growth.late(facts.started) else LIVE
+            found.append(Change(here, size_text(size), disk.size, effect))
         elif size > size_bytes(disk.size):
             found.append(Change(here, size_text(size), disk.size, RECREATE))
     return found
@@ -349,15 +357,15 @@ def lease_changes(
     ]
 
 
-def plan_vm_stopped(running: bool) -> Plan:
-    """Return what powers a machine off."""
-    return Plan((Change("running", True, False, STOP),) if running else ())
+def plan_vm_stopped(running: bool, lost: tuple[str, ...] = ()) -> Plan:
+    """Return what powers a machine off; ``lost`` as in ``VmFacts``."""
+    return Plan((Change("running", True, False, STOP),), notes=lost) if running else Plan()
 
 
 def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
     """Return what takes a machine away; its disks and variables only where purged."""
     found = []
-    if facts.started is not None:
+    if facts.status != "stopped":
         found.append(Change("running", True, False, STOP))
     if facts.defined is not None:
         found.append(Change("definition", "present", None, STOP))
@@ -368,7 +376,7 @@ def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
         ]
         if facts.has_variables:
             found.append(Change("uefi_variables", "generated", None, DESTROY))
-    return Plan(tuple(found))
+    return Plan(tuple(found), notes=() if purge else facts.lost)
 
 
 # Networks
@@ -451,9 +459,9 @@ def plan_network_absent(facts: NetworkFacts) -> Plan:
             found.append(Change(what, "running" if runs else "unmanaged", "stopped", STOP))
     if facts.link not in ("absent", "other"):
         found.append(Change("link", facts.link, "absent", STOP))
+    if facts.route:
+        found.append(Change("route", "loopback", "absent", STOP))
     if facts.defined is not None:
-        if facts.route:
-            found.append(Change("route", "loopback", "absent", STOP))
         found.append(Change("definition", "present", None, STOP))
     return Plan(tuple(found))
 

@@ -37,6 +37,8 @@ class LabFacts(NamedTuple):
     others: tuple[str, ...] = ()
     """Other labs of the host."""
     logs: bool = False
+    remains: bool = False
+    """Whether its supervisor is there although nothing says that the lab is."""
 
 
 def plan_lab(facts: LabFacts, user: str, authorized_keys: tuple[str, ...]) -> Plan:
@@ -58,6 +60,8 @@ def plan_lab_absent(facts: LabFacts, purge: bool) -> Plan:
     found = []
     if facts.known:
         found.append(Change("definition", "present", None, STOP))
+    elif facts.remains:
+        found.append(Change("supervisor", "present", None, STOP))
     if purge:
         if facts.ssh_key:
             found.append(Change("ssh_key", "generated", None, DESTROY))

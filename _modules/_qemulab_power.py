@@ -14,12 +14,14 @@ from collections.abc import Mapping
 import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_host_places as places
 import _qemulab_host_ports as ports
 import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
 import _qemulab_process as process
+import _qemulab_vm_media as media
 from _qemulab_accel import blames_kvm
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
@@ -57,7 +59,10 @@ def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None
     running
         What it runs as. Default: it does not run.
     """
+    if running is None:
+        places.check(site, [name])
     ports.check(site, name, vm, running)
+    media.check(site, name, vm, running)
     site.accel(vm.accel)
 
 
@@ -70,10 +75,14 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     lan.check_addresses(site, name, vm)
     launch.surroundings(site, name, vm)
     probe.binary("qemu-img")
-    for item, path in launch.media(vm).items():
-        problem = probe.unusable(item, path)
-        if problem:
-            raise HostError(f"{path} {problem}")
+
+
+def unlike_before(site: Site, name: str, vm: Vm) -> list[str]:
+    """Return in words what a machine that is off will not find as it was when it is started."""
+    gone = [disk.name for disk in vm.disks if not site.layout.disk(name, disk.name).exists()]
+    found = [f"the disk {each} is made anew: it had no file" for each in gone]
+    problem = disks.variables_problem(site, name, vm)
+    return [*found, problem] if problem else found
 
 
 def settled(site: Site, name: str) -> str:

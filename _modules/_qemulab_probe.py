@@ -23,6 +23,7 @@ import _qemulab_host as host
 import _qemulab_hostnet as hostnet
 import _qemulab_process as process
 import _qemulab_routes
+import _qemulab_vm_qcow2 as qcow2
 from _qemulab_accel import Accel
 from _qemulab_firewall import Blocked
 from _qemulab_firmware import Firmware
@@ -232,9 +233,9 @@ def unusable(item: str, path: str) -> str:
         What the file is to it: ``cdrom``, or the name of a disk that begins as its copy.
     """
     problem = unreadable(path)
-    if not problem and item == "cdrom" and not is_disc(path):
-        problem = "is no image of a CD or DVD (ISO 9660 or UDF)"
-    return problem
+    if problem or item != "cdrom":
+        return problem or qcow2.no_backing(path)
+    return "" if is_disc(path) else "is no image of a CD or DVD (ISO 9660 or UDF)"
 
 
 def is_disc(path: str) -> bool:

@@ -116,6 +116,18 @@ def find(word: str, user: str) -> list[int]:
     return found
 
 
+def command_lines(user: str) -> dict[int, list[str]]:
+    """Return the command lines of a user's processes that see this host's network, by PID."""
+    found = {}
+    if host.has_user(user):
+        uid = host.user_ids(user)[0]
+        for pid in map(int, filter(str.isdigit, host.list_directory(Path("/proc")))):
+            if _is_local(pid, uid) and exists(pid):
+                with contextlib.suppress(HostError):
+                    found[pid] = (host.read(f"/proc/{pid}/cmdline") or "").split("\0")[:-1]
+    return found
+
+
 def _is_local(pid: int, uid: int) -> bool:
     """Return whether a process runs as a user and in this network namespace."""
     try:
@@ -124,6 +136,27 @@ def _is_local(pid: int, uid: int) -> bool:
     except OSError:
         return False
     return f"\nUid:\t{uid}\t" in status and space == os.readlink("/proc/self/ns/net")
+
+
+def open_files(pid: int) -> dict[tuple[int, int], tuple[str, str]]:
+    """
+    Return the files that a process has open.
+
+    By device and inode: the path that it was opened by, and where it can be read as long as the
+    process runs, its name gone or not. Empty where this process may not ask. Source: proc(5), fd/
+    """
+    directory = f"/proc/{pid}/fd"
+    found = {}
+    with contextlib.suppress(OSError):
+        for number in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                where = f"{directory}/{number}"
+                path = os.readlink(where)
+                if path.startswith("/"):
+                    file = os.stat(where)
+                    path = path.removesuffix(" (deleted)")
+                    found[file.st_dev, file.st_ino] = path, where
+    return found
 
 
 def end(pid: int, word: str, grace: float) -> None:

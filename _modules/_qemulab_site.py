@@ -17,6 +17,7 @@ from typing import TypeVar
 from typing import cast
 
 import _qemulab_host as host
+import _qemulab_host_own as own
 import _qemulab_hostnet as hostnet
 import _qemulab_lock as lock
 import _qemulab_probe as probe
@@ -216,7 +217,8 @@ class Site:
 
     def vm_directories(self) -> list[str]:
         """Return every machine of which anything is left, its disks at least."""
-        return host.list_directory(self.layout.vms)
+        names = host.list_directory(self.layout.vms)
+        return [name for name in names if own.machine(self.layout, name)]
 
     def vm(self, name: str) -> tuple[Vm | None, Vm | None]:
         """Return a machine as applied, and as its process was last started."""
@@ -233,8 +235,9 @@ class Site:
 
     def other_labs(self) -> tuple[str, ...]:
         """Return the names of the host's other labs."""
-        names = host.list_directory(self.layout.state)
-        return tuple(name for name in names if name not in (self.lab, SHARED_NAME))
+        state = self.layout.state
+        names = set(host.list_directory(state)) - {self.lab, SHARED_NAME}
+        return tuple(sorted(name for name in names if own.is_lab(state / name)))
 
     def beside(self, other: str) -> Site:
         """Return another lab of this host."""
@@ -251,5 +254,6 @@ class Site:
             networks=tuple(self.networks()),
             vms={name: self.status("vm", name).alive for name in self.vms()},
             others=self.other_labs(),
-            logs=self.layout.lab_logs.exists(),
+            remains=stored is None and self.supervisor.remains(),
+            logs=own.has_logs(self.layout),
         )

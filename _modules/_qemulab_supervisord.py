@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import os
 import signal
 import site
 import socket
@@ -23,12 +24,14 @@ import _qemulab_host as host
 import _qemulab_lock as lock
 import _qemulab_log as log
 import _qemulab_process as process
+import _qemulab_run_consoles as consoles
 import _qemulab_units as units
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_layout import Layout
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Status
+from _qemulab_supervisors import last_lines
 from _qemulab_units import Unit
 
 START_TIMEOUT = 10.0
@@ -36,6 +39,19 @@ ANSWER_TIMEOUT = 5.0
 """Seconds that a supervisord gets to say how its programs are; it takes milliseconds."""
 LOST_TIMEOUT = 2.0
 """Seconds that one without a socket gets to make it: it may be coming up, which takes 75 ms."""
+
+
+LOG_END = 4000
+"""Bytes of a log that are looked through for its last lines."""
+
+
+def _extent(path: Path) -> tuple[int, int]:
+    """Return a file's inode and size, zeros where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_size
 
 
 class _Silent(HostError):
@@ -81,6 +97,8 @@ class Supervisord:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._opening = False
+        self._begun: dict[Path, tuple[int, int]] = {}
+        """How far a log went when this run has started its unit: the file's inode, its size."""
         self._only_one = contextlib.ExitStack()
         self._starts = threading.Lock()  # a network's start and its machines' come by two threads
 
@@ -274,6 +292,11 @@ class Supervisord:
         text = units.supervisord_wrapper(unit, wrapper)
         program = units.supervisord_program(unit, wrapper, log)
         files = [File(wrapper, text, 0o755, durable=False), File(section, program, durable=False)]
+        if unit.kind == "vm":
+            listener = consoles.supervisord_listener(self._layout, unit.user)
+            files.append(File(self._layout.units / f"{consoles.NAME}.ini", listener, durable=False))
+            cut = consoles.cut_script(self._layout.consoles)
+            files.append(File(self._layout.console_cutter, cut, durable=False))
         host.write_all(files)
 
     def start(self, wanted: Sequence[Unit]) -> None:
@@ -285,6 +308,8 @@ class Supervisord:
 
     def _start(self, wanted: Sequence[Unit]) -> None:
         """Start those units that do not run; their sections are there."""
+        for unit in wanted:
+            self.mark(unit.kind, unit.name)
         known = self._answered()
         if known is None:
             self._ensure_up()
@@ -308,6 +333,8 @@ class Supervisord:
             for group in [*removed, *changed]
             if group not in alive and group in (*removed, *programs)
         ]
+        if consoles.NAME in added:
+            orders.append(("addProcessGroup", consoles.NAME))
         for program in programs:
             if program in (*added, *changed):
                 orders.append(("addProcessGroup", program))
@@ -335,14 +362,23 @@ class Supervisord:
         return self.status().get((kind, name), STOPPED).alive
 
     def _refused(self, what: str, kind: str, name: str, reason: str) -> HostError:
-        log = self._layout.unit_log(kind, name)
         problem = f"supervisord could not {what} {kind}-{name}: {reason}"
-        return HostError(problem, host.read(log, 2000) or "", f"see {log}")
+        hint = f"see {self._layout.unit_log(kind, name)}"
+        return HostError(problem, self.log(kind, name), hint)
+
+    def mark(self, kind: str, name: str) -> None:
+        """Have ``log`` begin here: a unit is about to be started."""
+        path = self._layout.unit_log(kind, name)
+        self._begun[path] = _extent(path)
 
     def log(self, kind: str, name: str, lines: int = 5) -> str:
-        """Return the last lines that a unit wrote."""
-        text = host.read(self._layout.unit_log(kind, name), 4000) or ""
-        return "\n".join(text.splitlines()[-lines:])
+        """Return the last lines that a unit wrote, since this run has started it if it has."""
+        path = self._layout.unit_log(kind, name)
+        inode, size = _extent(path)
+        before, already = self._begun.get(path, (inode, 0))
+        # After a rotation the whole file is newer.
+        new = size - already if inode == before and size >= already else size
+        return last_lines(host.read(path, min(new, LOG_END)) or "", lines)
 
     def stop(self, kind: str, name: str, hard: bool = False) -> None:
         """Stop a unit; hard: SIGKILL after supervisord has been told that it is meant."""
@@ -365,12 +401,17 @@ class Supervisord:
         for path in self._files(kind, name):
             host.remove(path)
         if self._is_up():
-            self._reread()
+            if self._configuration.exists():
+                self._reread()
             try:
                 self._call("removeProcessGroup", f"{kind}-{name}")
             except xmlrpc.client.Fault as err:
                 if err.faultCode != self.BAD_NAME:
                     raise self._refused("forget", kind, name, err.faultString) from err
+
+    def remains(self) -> bool:
+        """Return whether the supervisord runs."""
+        return bool(self._processes())
 
     def close(self) -> None:
         """End the supervisord and remove its files."""
@@ -381,5 +422,8 @@ class Supervisord:
                 self._call("shutdown")
                 if not host.wait_for(ended, START_TIMEOUT):
                     raise HostError(f"supervisord (process {pid}) does not end")
+        for pid in self._processes():  # one that nobody hears any more
+            process.end(pid, str(self._configuration), START_TIMEOUT)
         for path in (layout.supervisord_socket, self._pidfile, layout.units, self._configuration):
             host.remove(path)
+        host.remove(layout.console_cutter)

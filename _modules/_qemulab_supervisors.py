@@ -29,6 +29,19 @@ class Status(NamedTuple):
 STOPPED = Status("stopped")
 
 
+def last_lines(text: str, count: int) -> str:
+    """
+    Return the last lines of what a unit has said, each of them once.
+
+    A supervisor tries again what has failed, and the same is said again.
+    """
+    found: dict[str, None] = {}
+    for line in text.splitlines():
+        found.pop(line, None)
+        found[line] = None
+    return "\n".join(list(found)[-count:])
+
+
 class Supervisor(Protocol):
     """What both supervisors can do."""
 
@@ -60,10 +73,13 @@ class Supervisor(Protocol):
         """Stop a unit and wait for its end; ``hard`` sends SIGKILL at once."""
 
     def log(self, kind: str, name: str, lines: int = 5) -> str:
-        """Return the last lines that a unit wrote."""
+        """Return the last lines that a unit wrote, since this run has started it if it has."""
 
     def forget(self, kind: str, name: str) -> None:
         """Remove a stopped unit's definition."""
+
+    def remains(self) -> bool:
+        """Return whether there is something of it that ``close`` would take away."""
 
     def close(self) -> None:
         """Remove what the supervisor needed for a lab that has no unit left."""

@@ -5,20 +5,25 @@ systemd as the supervisor: template units on disk, one drop-in for each instance
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import _qemulab_host as host
+import _qemulab_run_consoles as consoles
 import _qemulab_units as units
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_layout import Layout
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Status
+from _qemulab_supervisors import last_lines
 from _qemulab_units import Unit
 
 SYSTEMD_DIRECTORY = Path("/etc/systemd/system")
 SYSTEM_SLICE = Path("/sys/fs/cgroup/system.slice")
+TRIES = 10
+"""Starts of one unit whose lines are looked through at the most, for the last ones."""
 ANSWER_TIMEOUT = 10.0
 """Seconds that systemd gets to say how units are; it takes milliseconds."""
 
@@ -35,6 +40,8 @@ class Systemd:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._begun: dict[str, float] = {}
+        """When a unit was last started by this run, by what systemd calls it."""
 
     def check(self) -> None:
         """Do nothing: it is up."""
@@ -115,6 +122,8 @@ class Systemd:
             template = SYSTEMD_DIRECTORY / units.template_name(unit.kind)
             files[template] = units.systemd_template(unit.kind, unit.user)
             files[self._drop_in(unit.service)] = units.systemd_drop_in(unit)
+            if unit.timer:
+                files |= self._cutting(unit.user)
         before = {path for path in files if path.exists()}
         orphans = [u for u in wanted if not self.has(u.kind, u.name) and self._in_memory(u)]
         if before & host.write_all([File(path, text) for path, text in files.items()]) or orphans:
@@ -127,6 +136,15 @@ class Systemd:
             if unit.autostart != os.path.lexists(link):
                 verb = "enable" if unit.autostart else "disable"
                 host.run(["systemctl", "--no-reload", "--quiet", verb, unit.service])
+
+    def _cutting(self, user: str) -> dict[Path, str]:
+        """Return the files that keep the machines' console logs small."""
+        layout = self._layout
+        return {
+            layout.console_cutter: consoles.cut_script(layout.consoles),
+            SYSTEMD_DIRECTORY / consoles.timer_name(layout.lab): consoles.timer(),
+            SYSTEMD_DIRECTORY / consoles.service_name(layout.lab): consoles.service(layout, user),
+        }
 
     def has(self, kind: str, name: str) -> bool:
         """Return whether a unit's template and drop-in are there."""
@@ -142,6 +160,7 @@ class Systemd:
         """Define units and start those that do not run."""
         self._define(wanted)
         services = [unit.service for unit in wanted]
+        self._begun.update(dict.fromkeys(services, time.time()))
         start = ["systemctl", "start", *services]
         started = host.run(start, check=False)
         if started.status != 0:
@@ -158,11 +177,13 @@ class Systemd:
                 raise HostError(problem, log or started.stderr, f"journalctl -u {unit.service}")
 
     def log(self, kind: str, name: str, lines: int = 5) -> str:
-        """Return the last lines that a unit wrote to the journal."""
+        """Return the last lines that a unit wrote to the journal, since this run has started it."""
         service = units.service_name(kind, self._layout.lab, name)
         host.run(["journalctl", "--sync"], check=False)
-        argv = ["journalctl", "-q", "-o", "cat", "-n", str(lines), "-u", service]
-        return host.run(argv, check=False).stdout
+        argv = ["journalctl", "-q", "-o", "cat", "-n", str(lines * TRIES), "-u", service]
+        if service in self._begun:
+            argv.append(f"--since=@{self._begun[service]:.6f}")
+        return last_lines(host.run(argv, check=False).stdout, lines)
 
     def stop(self, kind: str, name: str, hard: bool = False) -> None:
         """Stop a unit; hard: leave it no time, and do not let it come back."""
@@ -182,8 +203,17 @@ class Systemd:
             host.remove(wanted)
         host.remove(self._drop_in(service).parent)
 
+    def remains(self) -> bool:
+        """Return whether the templates are there and no other lab has an instance."""
+        names = host.list_directory(SYSTEMD_DIRECTORY)
+        found = [units.parse_service(name.removesuffix(".d")) for name in names if "@" in name]
+        others = any(each and each[1] not in ("", self._layout.lab) for each in found)
+        return not others and any(units.template_name(kind) in names for kind in units.KINDS)
+
     def close(self) -> None:
-        """Remove the templates where no lab of this host has an instance left."""
+        """Remove what is the lab's, and the templates where no lab has an instance left."""
+        for path in self._cutting(host.USER):
+            host.remove(path)
         names = host.list_directory(SYSTEMD_DIRECTORY)
         if any(name.startswith("qemulab-") and name.endswith(".service.d") for name in names):
             return

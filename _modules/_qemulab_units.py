@@ -69,6 +69,9 @@ class Unit(NamedTuple):
 
     patient
         Go on trying for good: what it needs of the host may come late. Default ``False``.
+
+    timer
+        systemd's timer that is to run as long as it does; none by default.
     """
 
     kind: str
@@ -87,6 +90,7 @@ class Unit(NamedTuple):
     grace: int = 5
     autostart: bool = False
     patient: bool = False
+    timer: str = ""
 
     @property
     def service(self) -> str:
@@ -198,8 +202,9 @@ def systemd_drop_in(unit: Unit) -> str:
     """Return what is one unit's own: its scripts, files, devices and capabilities."""
     capabilities = " ".join(f"CAP_{name.upper()}" for name in unit.capabilities)
     lines = ["# Made by qemulab; removed with the unit."]
-    if unit.patient:
-        lines += ["[Unit]", "StartLimitIntervalSec=0"]
+    own = [f"Wants={unit.timer}"] if unit.timer else []
+    own += ["StartLimitIntervalSec=0"] if unit.patient else []
+    lines += ["[Unit]", *own] if own else []
     lines.append("[Service]")
     if unit.patient:
         lines.append("RestartSec=5")

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 import _qemulab_disks as disks
 import _qemulab_host as host
+import _qemulab_host_own as own
 import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_plan as planner
 import _qemulab_power as power
+import _qemulab_vm_media as media
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import facts
@@ -129,6 +131,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         elif restart or "running" in keys:
             power.start(site, name, declared)
         elif plan.changes:
+            media.check(site, name, declared)
             lan.check_addresses(site, name, declared)
             disks.make_images(site, {name: declared})
             site.store_vm(name, declared, None)
@@ -161,9 +164,8 @@ def remove(site: Site, name: str, purge: bool) -> str:
         site.supervisor.forget("vm", name)
         site.forget()
         if purge:
-            host.remove(layout.vm(name))
+            own.remove_machine(layout, name)
             host.remove(layout.console(name))
-            host.remove_empty(layout.vms)
         else:
             for path in (layout.vm_file(name), layout.launch(name)):
                 host.remove(path)

@@ -18,6 +18,7 @@ import _qemulab_look as looks
 import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
+import _qemulab_run_left as left
 import _qemulab_spec as spec
 import _qemulab_vm as machines
 from _qemulab_keys import DEFAULT_LAB
@@ -73,7 +74,7 @@ def _pillar(pillar):
     return __pillar__.get("lab") if pillar is None else pillar
 
 
-def declaration(pillar=None):
+def declaration(pillar=None, running=False):
     """
     Return a declaration with what is made for each thing of it: MAC addresses, ports, groups.
 
@@ -82,6 +83,10 @@ def declaration(pillar=None):
 
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
+
+    running
+        Have ``made`` name what runs as well, whatever is left of its files. Default ``False``: it
+        costs a look at the host's processes.
 
     Returns ``name`` (``None`` where it is faulty), ``valid``, ``faults`` (why this host cannot have
     it), ``networks`` and ``vms`` (by name, ready for the states), ``reservations``,
@@ -106,11 +111,12 @@ def declaration(pillar=None):
         def missing():
             return missing_packages(declared)
 
-        return site.recent(  # each SLS of the tree asks for itself
+        found = site.recent(  # each SLS of the tree asks for itself
             declarations.question(declared),
             lambda: declarations.read(declared, site, _site, missing),
             declarations.RENDERING,
         )
+        return {**found, "made": left.made(site)} if running else found
 
 
 def missing_packages(pillar=None):
@@ -343,7 +349,8 @@ def lab_remove(purge=False, lab=None, test=False):
     test
         Only say what would be done. Default ``False``.
 
-    Returns what every ``*_ensure`` returns.
+    Returns what every ``*_ensure`` returns. Raises CommandExecutionError where a machine or a
+    network is left, or runs; with ``purge`` also where disks of a machine are (``vm_remove``).
 
     CLI Example:
 
@@ -358,9 +365,7 @@ def lab_remove(purge=False, lab=None, test=False):
             return plan_lab.plan_lab_absent(site.facts(), purge)
 
         def act(_plan):
-            left = site.networks() + site.vms()
-            if left:
-                raise host.HostError(f"the lab {site.lab} still has {', '.join(left)}")
+            left.need_none(site, purge)
             site.supervisor.close()
             check.remove_files(site, purge)
             site.forget()

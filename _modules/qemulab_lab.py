@@ -9,6 +9,7 @@ import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_schema as schema
 import _qemulab_vm as machines
+import _qemulab_vm_held as held
 
 __virtualname__ = "qemulab"
 
@@ -129,8 +130,10 @@ def lab_restart(lab=None):
     lab
         Name of the lab. Default: the pillar's.
 
-    Machines that are off are started as well. Returns ``how`` of ``lab_stop``, and ``ssh`` of
-    ``lab_start``.
+    Machines that are off are started as well. Raises CommandExecutionError, and stops none, where a
+    machine alone holds a disk whose file is gone: ``vm_restart`` gives that up.
+
+    Returns ``how`` of ``lab_stop``, and ``ssh`` of ``lab_start``.
 
     CLI Example:
 
@@ -138,5 +141,9 @@ def lab_restart(lab=None):
 
         salt-call qemulab.lab_restart
     """
+    with face.errors():
+        site = _site(lab)
+        for name in site.vms():
+            held.need_none(name, looks.lost(site, name))
     how = lab_stop(lab)["how"]
     return {"how": how, "ssh": lab_start(lab)["ssh"]}

@@ -18,6 +18,8 @@ import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
+import _qemulab_vm_held as held
+import _qemulab_vm_media as media
 from _qemulab_schema import mapping_of
 
 __virtualname__ = "qemulab"
@@ -175,9 +177,14 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             facts = looks.facts(site, name)
             if facts.status in ("unknown", "unresponsive"):
                 looks.refuse(site, name, facts.status)
+            if facts.lost:
+                held.need_none(name, looks.lost(site, name))
             plan = planner.plan_vm(facts, declared, power)
-            if test and plan.changes and not plan.refused and power == "running":
-                powers.check_host(site, name, declared, facts.started)
+            if test and plan.changes and not plan.refused:
+                if power == "running":
+                    powers.check_host(site, name, declared, facts.started)
+                else:
+                    media.check(site, name, declared, facts.started)
             return plan
 
         def act(_plan):
@@ -278,15 +285,20 @@ def vm_power_off(name, lab=None, test=False, together=None):
         face.need_names(together or [], "together")
         how = []
 
+        def lost(each):
+            return tuple(image.says for image in looks.lost(site, each))
+
         def look():
             status, _ = looks.look(site, name, fresh=True)
-            return planner.plan_vm_stopped(status not in looks.OFF)
+            return planner.plan_vm_stopped(status not in looks.OFF, lost(name))
 
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
 
-        off = planner.plan_vm_stopped(True)
-        _press(site, name, together, lambda _each: off, test)
+        def off(each):
+            return planner.plan_vm_stopped(True, lost(each))
+
+        _press(site, name, together, off, test)
         outcome = face.converge(site, lambda: _way_off(site, name, test, look), act, test)
         return {**outcome, "how": (how or ["stopped"])[0]}
 
@@ -304,7 +316,8 @@ def vm_start(name, lab=None):
     lab
         Name of the lab. Default: the pillar's.
 
-    Returns its status, and the command that logs in.
+    Returns its status, the command that logs in, and as ``warnings`` what is not as it was: disks
+    that were made anew, empty or from their backing images, and UEFI variables of another firmware.
 
     CLI Example:
 
@@ -318,17 +331,21 @@ def vm_start(name, lab=None):
         defined = face.defined(site, name)
         with site.lock("vm", name):
             status, _ = looks.look(site, name, fresh=True)
+            said = []
             if status in planner.DEAD:
+                held.need_none(name, looks.lost(site, name))
                 powers.stop(site, name, 0)
                 status = "stopped"
             if status in looks.OFF:
+                said = powers.unlike_before(site, name, defined)
                 powers.start(site, name, defined)
             elif status in planner.RESUMABLE:
                 powers.resume(site, name, status)
             elif status != "running":
                 looks.refuse(site, name, status)
         site.forget()
-        return {"status": "running", "ssh": access.ssh_command(site, defined) or None}
+        ssh = access.ssh_command(site, defined) or None
+        return {"status": "running", "ssh": ssh, **({"warnings": said} if said else {})}
 
 
 def vm_stop(name, grace=None, lab=None):
@@ -364,7 +381,7 @@ def vm_stop(name, grace=None, lab=None):
         return {"how": how}
 
 
-def vm_restart(name, lab=None):
+def vm_restart(name, lab=None, lose_data=False):
     """
     Power a machine off and on, as it was last applied: what is pending takes effect.
 
@@ -374,12 +391,21 @@ def vm_restart(name, lab=None):
     lab
         Name of the lab. Default: the pillar's.
 
+    lose_data
+        Restart it although the file of a disk was removed or replaced while the machine ran, which
+        alone holds what was on it. Default ``False``.
+
+    Returns what ``vm_stop`` and ``vm_start`` return.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-call qemulab.vm_restart master
     """
+    if not lose_data:
+        with face.errors():
+            held.need_none(name, looks.lost(_site(lab), name))
     stopped = vm_stop(name, lab=lab)
     return {**stopped, **vm_start(name, lab=lab)}
 
@@ -465,5 +491,6 @@ def vm_console(name, lines=40, lab=None):
         face.need(kinds.integer(1, 100_000), lines, "lines")
         text = host.read(site.layout.console(name), limit=lines * 400) or ""
         # The firmware moves the cursor and paints; a log has no screen.
-        plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r", "", text)
+        # Where a long log was cut, there may be a hole.
+        plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r|\0", "", text)
         return "\n".join(plain.splitlines()[-lines:])

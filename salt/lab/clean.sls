@@ -1,5 +1,5 @@
 {#- The reverse of lab, from what was made on this host: works with a faulty pillar, or none. -#}
-{%- set lab = salt["qemulab.declaration"](pillar.get("lab")) %}
+{%- set lab = salt["qemulab.declaration"](pillar.get("lab"), True) %}
 {%- set purge = purge | default(false) %}
 {%- for name in lab.made.vms %}
 {{ ("lab-vm:" ~ name ~ "-absent") | json }}:

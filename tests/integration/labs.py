@@ -151,11 +151,11 @@ class Lab:
             found = self._services()
         else:
             programs = self.supervisord().getAllProcessInfo()
-            found = {tuple(item["name"].split("-", 1)): item["pid"] for item in programs}
+            found = {item["name"].partition("-")[::2]: item["pid"] for item in programs}
         return {
             name if kind == "vm" else f"{kind} {name}": pid
             for (kind, name), pid in found.items()
-            if pid
+            if pid and kind in units.KINDS
         }
 
     def _services(self) -> dict[tuple[str, ...], int]:

@@ -42,7 +42,7 @@ def base() -> Declared:
         },
         "vms": {
             "a": tiny(
-                disks=[{"size": "64M"}],
+                disks=[{"size": "64M", "bus": "virtio"}],
                 nics=[
                     {"network": "vmlan", "mac": "52:54:00:00:00:01"},
                     {"network": "user", "forwards": [{"host_port": 10022}]},
@@ -97,7 +97,7 @@ def test_f31_live(lab: Lab) -> None:
     lab.apply(declared=base())
     pid = lab.pids()["a"]
     iso = blank_disc(lab.host.shared / "a disc, with: odd.iso")
-    declared = with_vm(disks=[{"size": "96M"}], cdrom=str(iso), stop_grace=7)
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}], cdrom=str(iso), stop_grace=7)
     declared["vms"]["a"]["nics"][0]["connected"] = False
     declared["vms"]["a"]["nics"][1]["forwards"] = [{"host_port": 10023}]
     done = agree(lab, declared)
@@ -114,7 +114,9 @@ def test_f31_live(lab: Lab) -> None:
     assert lab.call("vm_info", "a")["disks"]["hda"]["size"] == "96M"
     assert disc_is_in(lab) is True
     # And out again.
-    assert set(effects(agree(lab, with_vm(disks=[{"size": "96M"}])), "vm_running a")) == {
+    assert set(
+        effects(agree(lab, with_vm(disks=[{"size": "96M", "bus": "virtio"}])), "vm_running a")
+    ) == {
         "cdrom",
         "nics:0:connected",
         "nics:1:forwards",
@@ -133,9 +135,9 @@ def disc_is_in(lab: Lab) -> bool:
 
 def test_f31_restart_waits(lab: Lab, figures: Figures) -> None:
     """Without ``on_change: restart`` it is in no run's changes, and told as pending."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     pid = lab.pids()["a"]
-    disks = [{"size": "96M"}, {"size": "1M", "name": "data"}]
+    disks = [{"size": "96M", "bus": "virtio"}, {"size": "1M", "name": "data"}]
     declared = with_vm(disks=disks, memory=48)
     done = agree(lab, declared)
     state = done["vm_running a"]
@@ -153,7 +155,7 @@ def test_f31_restart_waits(lab: Lab, figures: Figures) -> None:
 
 def test_f31_disk_order_and_cards_wait(lab: Lab) -> None:
     """Which disk comes first, which network a card sits on, one more card: all told, none done."""
-    two = [{"size": "96M", "name": "hda"}, {"size": "1M", "name": "data"}]
+    two = [{"size": "96M", "name": "hda", "bus": "virtio"}, {"size": "1M", "name": "data"}]
     lab.apply(declared=with_vm(disks=two))
     lab.call("vm_restart", "a")
     pid = lab.pids()["a"]
@@ -170,15 +172,15 @@ def test_f31_disk_order_and_cards_wait(lab: Lab) -> None:
     # And on request once, in good order.
     assert agree(lab, {**declared, "vms": {"a": {**declared["vms"]["a"], "on_change": "restart"}}})
     assert lab.pids()["a"] != pid
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
 
 
 def test_f31_restart_on_request(lab: Lab) -> None:
     """With it, the machine is powered off and on once."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     lab.call("vm_restart", "a")
     pid = lab.pids()["a"]
-    declared = with_vm(disks=[{"size": "96M"}], memory=40, on_change="restart")
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}], memory=40, on_change="restart")
     done = agree(lab, declared)
     assert effects(done, "vm_running a") == {"memory": "restart", "on_change": "live"}
     assert lab.pids()["a"] != pid
@@ -186,11 +188,13 @@ def test_f31_restart_on_request(lab: Lab) -> None:
 
 def test_f31_recreate_is_refused(lab: Lab) -> None:
     """A disk that would shrink stays as it is, in both runs."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     before = lab.host.run(["md5sum", "/var/lib/qemulab/lab/vms/a/disks/hda.qcow2"]).stdout
     for test in (True, False):
         state = lab.apply(
-            declared=with_vm(disks=[{"size": "32M"}], memory=99), test=test, check=False
+            declared=with_vm(disks=[{"size": "32M", "bus": "virtio"}], memory=99),
+            test=test,
+            check=False,
         )["vm_running a"]
         assert state["result"] is False and state["changes"] == {}
         assert "disks:hda:size 96M -> 32M" in state["comment"]
@@ -199,9 +203,9 @@ def test_f31_recreate_is_refused(lab: Lab) -> None:
 
 def test_network_live(lab: Lab) -> None:
     """What only the DHCP and DNS server has to know leaves machines and hub alone."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     before = lab.pids()
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     declared["networks"]["vmlan"] |= {
         "dhcp": {"range": "10.0.3.50-10.0.3.60", "router": "none", "lease_time": "5m"},
         "dns": {"upstream": "none", "names": {"registry.lab": "10.0.3.1"}},
@@ -222,20 +226,20 @@ def dig(lab: Lab, name: str, address: str = "10.0.3.1") -> str:
 
 def test_name_needs_no_restart(lab: Lab) -> None:
     """A further name is there at once, from the same process; and gone again."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     before = lab.pids()
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     declared["networks"]["vmlan"]["dns"] = {"names": {"mirror": "10.0.3.77"}}
     agree(lab, declared)
     harness.wait_for(lambda: dig(lab, "mirror") == "10.0.3.77", 5, "the name")
-    agree(lab, with_vm(disks=[{"size": "96M"}]))
+    agree(lab, with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     harness.wait_for(lambda: dig(lab, "mirror") == "", 5, "the name's end")
     assert lab.pids() == before
 
 
 def test_f31_network_restart(lab: Lab) -> None:
     """A new group waits and names the machines; with ``on_change: restart`` they are restarted."""
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     lab.apply(declared=declared)
     lab.call("vm_restart", "a")  # nothing else may be waiting for the restart that comes
     before = lab.pids()
@@ -260,7 +264,7 @@ def test_f31_network_restart(lab: Lab) -> None:
 
 def test_new_address(lab: Lab) -> None:
     """With no machine running it costs nothing, and everything moves with it."""
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     lab.apply(declared=declared)
     lab.call("vm_stop", "a", "grace=0")
     network = declared["networks"]["vmlan"]
@@ -275,7 +279,7 @@ def test_new_address(lab: Lab) -> None:
 
 def test_link_heals(lab: Lab) -> None:
     """What a person broke by hand is told and repaired."""
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     lab.apply(declared=declared)
     lab.host.run(["ip", "address", "flush", "dev", "vmlan"])
     lab.host.run(["ip", "route", "delete", "230.0.0.1/32", "dev", "lo"])
@@ -288,7 +292,7 @@ def test_link_heals(lab: Lab) -> None:
 
 def test_f32_prune_reports_and_stops(lab: Lab, figures: Figures) -> None:
     """Never without being asked, never a disk, never on an empty or faulty pillar."""
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     declared["vms"]["b"] = tiny(disks=[{"size": "1M"}], nics=[])
     lab.apply(declared=declared)
     del declared["vms"]["b"]
@@ -308,17 +312,19 @@ def test_f32_prune_reports_and_stops(lab: Lab, figures: Figures) -> None:
 
 def test_f32_a_disk_that_is_no_longer_declared_stays(lab: Lab) -> None:
     """The machine loses it at its next start; its file is nobody's to remove."""
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}, {"size": "1M", "name": "data"}]))
+    lab.apply(
+        declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}, {"size": "1M", "name": "data"}])
+    )
     path = "/var/lib/qemulab/lab/vms/a/disks/data.qcow2"
     before = lab.host.run(["md5sum", path]).stdout
-    declared = with_vm(disks=[{"size": "96M"}], on_change="restart")
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}], on_change="restart")
     agree(lab, declared)
     assert lab.host.run(["md5sum", path]).stdout == before
 
 
 def test_f5_a_lab_survives_its_apply(lab: Lab, figures: Figures) -> None:
     """The processes are not the caller's: they outlive its whole group, session and unit."""
-    declared = with_vm(disks=[{"size": "96M"}])
+    declared = with_vm(disks=[{"size": "96M", "bus": "virtio"}])
     lab.apply(declared=declared)
     pillar = lab.pillar(declared)
     call = shlex.join([f"{harness.REPO}/salt-call", "state.apply", "lab"])
@@ -358,7 +364,7 @@ def test_stopped_present_and_absent(lab: Lab) -> None:
         "  qemulab.reservation_absent:",
         "    - network: vmlan",
     ]
-    lab.apply(declared=with_vm(disks=[{"size": "96M"}]))
+    lab.apply(declared=with_vm(disks=[{"size": "96M", "bus": "virtio"}]))
     sls.write_text("\n".join(lines) + "\n", encoding="utf-8")
     own = ["state.apply", "own", f"--file-root={sls.parent}"]
     lab.host.salt_call("qemulab.vm_remove", "b", "purge=True")

@@ -99,8 +99,8 @@ def test_before_a_start_only_what_does_not_run_is_looked_at(
 
         return look
 
-    names = ("supervisor", "tun", "accelerator", "multicast", "memory", "disk_space")
-    for name in (*names, "network_managers", "confinement"):
+    names = ("supervisor", "directories", "tun", "accelerator", "uefi_variables", "multicast")
+    for name in (*names, "memory", "disk_space", "network_managers", "confinement"):
         monkeypatch.setattr(doctor, name, check(name, "warn" if name == "memory" else "ok"))
     site: Any = Anything(ALL)
     assert doctor.before_start(DECLARED, site) == ([], [])
@@ -110,7 +110,7 @@ def test_before_a_start_only_what_does_not_run_is_looked_at(
         "memory: it is so; do"
     ]
     assert asked == [
-        *("supervisor a", "tun a", "accelerator a"),
+        *("supervisor a", "directories a", "tun a", "accelerator a", "uefi_variables a"),
         *("multicast n a", "memory n a", "disk_space n a"),
         *("network_managers n a", "confinement n a"),
     ]

@@ -10,7 +10,6 @@ from typing import Any
 import _qemulab_plan as planner
 import _qemulab_spec as spec
 import pytest
-from _qemulab_keys import Disk
 from _qemulab_keys import Forward
 from _qemulab_keys import Network
 from _qemulab_keys import Nic
@@ -35,7 +34,7 @@ BASE = {
     "vms": {
         "a": {
             "display": "vnc",
-            "disks": [{"backing": "/old.qcow2"}],
+            "disks": [{"backing": "/old.qcow2", "bus": "virtio"}],
             "nics": [
                 {"network": "vmlan"},
                 {"network": "user", "forwards": [{"host_port": 10022}]},
@@ -69,7 +68,7 @@ OTHER_VM: dict[str, Any] = {
     "stop_grace": 1,
     "disks:name": "root",
     "disks:size": "51G",
-    "disks:bus": "virtio",
+    "disks:bus": "scsi",
     "disks:backing": "/new.qcow2",
     "nics:network": "lan2",
     "nics:mac": "52:54:00:00:00:99",
@@ -214,7 +213,7 @@ def test_a_new_machine_is_created_value_by_value() -> None:
         "boot": (None, "disk", CREATE),
         "disks": (None, ["hda"], CREATE),
         "disks:hda:size": (None, "50G", CREATE),
-        "disks:hda:bus": (None, "ide", CREATE),
+        "disks:hda:bus": (None, "virtio", CREATE),
         "disks:hda:backing": (None, "/old.qcow2", CREATE),
         "nics:0:network": (None, "vmlan", CREATE),
         "nics:0:mac": (None, VM.nics[0].mac, CREATE),
@@ -299,74 +298,6 @@ def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
     fewer = planner.plan_vm(RUNNING, replace(VM, nics=VM.nics[:1]), "running")
     assert set(effects(fewer).values()) == {RESTART}
     assert one(Plan(tuple(c for c in fewer.pending if c.key == "nics:1:mac"))).new is None
-
-
-# Disks
-
-
-@pytest.mark.parametrize(
-    ("facts", "size", "expected"),
-    [
-        (RUNNING, "60G", ("50G", "60G", LIVE)),
-        (STOPPED, "60G", ("50G", "60G", LIVE)),
-        (RUNNING, "40G", ("50G", "40G", RECREATE)),
-        (STOPPED, "40G", ("50G", "40G", RECREATE)),
-        (STOPPED._replace(disks={}), "40G", (None, "40G", CREATE)),
-    ],
-)
-def test_a_disk_grows_but_never_shrinks(
-    facts: VmFacts, size: str, expected: tuple[Any, Any, str]
-) -> None:
-    """The image's own size counts, not what was declared before."""
-    declared = changed(VM, ["disks", "size"], size)
-    change = one(planner.plan_vm(facts, declared, "present"))
-    assert (change.key, (change.old, change.new, change.effect)) == ("disks:hda:size", expected)
-
-
-def test_a_size_that_was_declared_and_never_applied_is_still_wanted() -> None:
-    """The second apply does what the first could not."""
-    declared = changed(VM, ["disks", "size"], "60G")
-    plan = planner.plan_vm(STOPPED._replace(defined=declared), declared, "present")
-    assert shown(plan.changes) == {"disks:hda:size": ("50G", "60G", LIVE)}
-
-
-def test_another_backing_image_is_refused_until_the_disk_is_gone() -> None:
-    """The one that is there has data on it; one that was removed is made anew."""
-    declared = changed(VM, ["disks", "backing"], "/new.qcow2")
-    plan = planner.plan_vm(STOPPED, declared, "present")
-    assert shown(plan.refused) == {"disks:hda:backing": ("/old.qcow2", "/new.qcow2", RECREATE)}
-    plan = planner.plan_vm(STOPPED._replace(disks={}), declared, "present")
-    assert not plan.refused
-    assert effects(plan) == {"disks:hda:backing": CREATE, "disks:hda:size": CREATE}
-
-
-def test_a_new_disk_of_a_running_machine_waits_for_its_restart() -> None:
-    """Of a machine that is off, it is just made."""
-    declared = replace(VM, disks=(*VM.disks, Disk("data", "1G", "virtio")))
-    expected = {
-        "disks": (["hda"], ["hda", "data"], RESTART),
-        "disks:data:bus": (None, "virtio", RESTART),
-        "disks:data:size": (None, "1G", RESTART),
-    }
-    assert shown(planner.plan_vm(RUNNING, declared, "running").pending) == expected
-    plan = planner.plan_vm(STOPPED, declared, "present")
-    assert effects(plan) == {"disks": LIVE, "disks:data:bus": LIVE, "disks:data:size": CREATE}
-
-
-def test_a_disk_that_is_no_longer_declared_is_not_removed() -> None:
-    """It is unplugged with the next restart; no change destroys it."""
-    plan = planner.plan_vm(RUNNING, replace(VM, disks=()), "running")
-    assert set(effects(plan).values()) == {RESTART}
-    plan = planner.plan_vm(STOPPED, replace(VM, disks=()), "present")
-    assert set(effects(plan).values()) == {LIVE}
-
-
-def test_another_order_of_disks_needs_a_restart() -> None:
-    """The order is what is booted first."""
-    two = replace(VM, disks=(Disk("a", "1G", "ide"), Disk("b", "1G", "ide")))
-    facts = VmFacts(two, two, {"a": GIB, "b": GIB}, True, "running")
-    plan = planner.plan_vm(facts, replace(two, disks=two.disks[::-1]), "running")
-    assert shown(plan.pending) == {"disks": (["a", "b"], ["b", "a"], RESTART)}
 
 
 @pytest.mark.parametrize("path", OTHER_VM)
