@@ -125,7 +125,7 @@ def test_no_clean_takes_the_grace(
             lab.apply(declared=declared)
             for name in names:
                 harness.wait_for(
-                    lambda name=name: "qemulab: booted" in lab.console(name), 120, "its report"
+                    lambda name=name: "qemulab: booted" in lab.console(name), 300, "its report"
                 )
             states = lab.apply("lab.clean", declared=declared)
             for name in names:
