@@ -60,14 +60,19 @@ NO_VENV = "qemulab: python3-venv is missing: "
 BY_HAND = "install it with this distribution's package manager"
 
 
-def test_without_root_or_package_manager_it_is_one_line(namespace_host: harness.Host) -> None:
-    """What is missing, and how it is had; nothing is installed, nor tried."""
-    host = namespace_host
+def copied(host: harness.Host) -> None:
+    """Give a host a checkout that anybody may write to, and take Python's venv away from it."""
     parts = ("salt-call", "test", "libexec", "requirements.txt", "requirements-test.txt")
     host.run(["mkdir", COPY])
     host.run(["cp", "-r", *(harness.REPO / name for name in (*parts, "pillar.example")), COPY])
     host.run(["chown", "-R", "nobody", COPY])
-    host.run(["sh", "-c", "rm -r /usr/lib/python3*/ensurepip /usr/local/bin/python3* || true"])
+    host.run(["sh", "-c", "mv /usr/lib/python3.*/ensurepip /srv/; rm -f /usr/local/bin/python3*"])
+
+
+def test_without_root_or_package_manager_it_is_one_line(namespace_host: harness.Host) -> None:
+    """What is missing, and how it is had; nothing is installed, nor tried."""
+    host = namespace_host
+    copied(host)
 
     def said(*command: str) -> str:
         done = host.run(command, check=False, env={"QEMULAB_PYTHON": ""})
@@ -82,3 +87,35 @@ def test_without_root_or_package_manager_it_is_one_line(namespace_host: harness.
     assert said(f"{COPY}/test") == f"{NO_VENV}{BY_HAND}"
     host.run(["sh", "-c", "rm /usr/bin/python3*"])
     assert said(f"{COPY}/salt-call", "test.ping") == f"qemulab: python3 is missing: {BY_HAND}"
+
+
+#: Stands in for a package manager that no Debian has: notes how it was called, and brings venv back.
+MANAGER = """#!/bin/sh
+echo "$(basename "$0") $*" >> /srv/asked
+mv /srv/ensurepip /usr/lib/python3.[0-9]*/
+"""
+
+
+@pytest.mark.needs("rpm")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "zypper --non-interactive install --no-recommends python3",
+        "dnf --assumeyes --setopt=install_weak_deps=False install python3",
+    ],
+)
+def test_zypper_and_dnf_are_asked_where_they_are(namespace_host: harness.Host, asked: str) -> None:
+    """For what this distribution's packages are called; then the virtualenv is begun."""
+    host = namespace_host
+    copied(host)
+    manager = host.shared / "manager"
+    manager.write_text(MANAGER, encoding="utf-8")
+    host.run(["install", "-m", "755", manager, f"/usr/bin/{asked.split()[0]}"])
+    host.run(["sh", "-c", "rm /usr/bin/apt-get /usr/bin/dpkg-query"])
+    env = {"QEMULAB_PYTHON": "", "PIP_NO_INDEX": "1"}
+    done = host.run([f"{COPY}/salt-call", "test.ping"], check=False, env=env)
+    assert done.stderr.splitlines()[:2] == [
+        "qemulab: installing packages: python3",
+        f"qemulab: making a virtualenv in {COPY}/.venv",
+    ]
+    assert host.run(["cat", "/srv/asked"]).stdout.splitlines() == [asked]
