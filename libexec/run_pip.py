@@ -66,6 +66,11 @@ def main() -> None:
         for key, value in os.environ.items()
         if not key.startswith("PIP_") or key == "PIP_CONFIG_FILE"
     }
+    # Some settings of a file would keep pip from so much as listing it: another Python to run on, a
+    # log that cannot be written, to read no file; and `pip config` takes user for the user's file
+    # alone. The environment has the last word.
+    told |= {"PIP_PYTHON": sys.executable, "PIP_LOG": os.devnull}
+    told |= dict.fromkeys(("PIP_ISOLATED", "PIP_USER", "PIP_GLOBAL", "PIP_SITE"), "0")
     said = subprocess.run([*PIP, "config", "list"], env=told, stdout=subprocess.PIPE, text=True)
     os.execve(PIP[0], [*PIP, *sys.argv[1:]], environment(os.environ, said.stdout.splitlines()))
 

@@ -89,7 +89,7 @@ def test_without_root_or_package_manager_it_is_one_line(namespace_host: harness.
     assert said(f"{COPY}/salt-call", "test.ping") == f"qemulab: python3 is missing: {BY_HAND}"
 
 
-#: Stands in for a package manager that no Debian has: notes how it was called, and brings venv back.
+#: Stands in for a package manager that is not here: notes how it was called, and brings venv back.
 MANAGER = """#!/bin/sh
 echo "$(basename "$0") $*" >> /srv/asked
 mv /srv/ensurepip /usr/lib/python3.[0-9]*/

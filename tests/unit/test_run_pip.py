@@ -34,8 +34,13 @@ HARMFUL = {
     "requirement": "/nowhere/requirements.txt",
     "editable": "/nowhere/project",
     "isolated": "true",
+    "global": "true",
+    "site": "true",
     "log": "/nowhere/log",
 }
+
+NAME = "qemulab-test-tiny"
+"""A package that no index has."""
 
 NAMES = st.sampled_from(sorted(HARMFUL) + sorted(run_pip.KEPT))
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
@@ -82,10 +87,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wheel(folder: Path) -> None:
     """Write the smallest package there is."""
-    info = "tiny-1.dist-info/"
-    with zipfile.ZipFile(folder / "tiny-1-py3-none-any.whl", "w") as archive:
-        archive.writestr("tiny.py", "")
-        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+    info = "qemulab_test_tiny-1.dist-info/"
+    with zipfile.ZipFile(folder / "qemulab_test_tiny-1-py3-none-any.whl", "w") as archive:
+        archive.writestr("qemulab_test_tiny.py", "")
+        archive.writestr(info + "METADATA", f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n")
         archive.writestr(info + "WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(info + "RECORD", "")
 
@@ -102,8 +107,8 @@ def test_pip_fills_a_virtualenv_whatever_a_user_has_told_it(
     variables = {run_pip.variable(key): value for key, value in told.items()}
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     env = {**clean, **({"PIP_CONFIG_FILE": str(settings)} if by == "file" else variables)}
-    install = ["install", "--quiet", "--force-reinstall", "tiny"]
+    install = ["install", "--quiet", "--force-reinstall", NAME]
     program = [python, "-I", Path(run_pip.__file__), *install]
     done = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    subprocess.run([python, "-I", "-c", "import tiny"], check=True)
+    subprocess.run([python, "-I", "-c", "import qemulab_test_tiny"], check=True)
