@@ -282,7 +282,8 @@ def test_purge_leaves_no_file_but_the_guest(lab: Lab) -> None:
     assert {path for path in left["files"] if not is_guest(path)} == set()
     assert lab.changes(lab.apply("lab.purge")) == {}
     gone = {"guest": {"old": "built", "new": None, "effect": "destroy"}}
-    assert lab.call("guest_remove", "test=True")["changes"] == gone
+    would = lab.host.salt_call("state.single", "qemulab.guest_absent", "gone", "test=True")
+    assert labs.flat(would)["guest_absent gone"]["changes"] == gone
     assert lab.call("guest_remove")["changes"] == gone
     assert lab.leftovers() == {}
     assert lab.call("guest_remove")["changes"] == {}
