@@ -143,5 +143,5 @@ def plan_lab_started(networks: Iterable[str], vms: Mapping[str, str]) -> Plan:
     left = [f"{name} is {status}" for name, status in vms.items() if status in DOUBTFUL]
     notes = [f"{', '.join(left)}: left as it is"] if left else []
     if not vms:
-        notes.append("the lab has no machine: state.apply lab makes what the pillar declares")
+        notes.append("the lab has no machine yet: state.apply lab makes them")
     return Plan(tuple(found), notes=tuple(notes))
