@@ -235,7 +235,7 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        if known and name not in site.vm_directories():
+        if known and name not in site.vm_directories() and not looks.runs(site, name):
             face.defined(site, name)
         how = []
 
