@@ -405,6 +405,7 @@ def vm_restart(name, lab=None, lose_data=False):
     """
     if not lose_data:
         with face.errors():
+            face.need_name(name, "name")
             held.need_none(name, looks.lost(_site(lab), name))
     stopped = vm_stop(name, lab=lab)
     return {**stopped, **vm_start(name, lab=lab)}
