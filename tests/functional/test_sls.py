@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,9 +60,11 @@ Rendered = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def minion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of the minion that renders: its root as well."""
-    return tmp_path_factory.mktemp("minion")
+def minion() -> Iterator[Path]:
+    """Return the directory of the minion that renders: its root as well, so open to all."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def test_every_text_of_a_pillar_survives_its_way_through_the_sls_files(
         accepted.append(lab.name)
         for kind, names in (("vms", lab.vms), ("networks", lab.networks)):
             for name in names:  # as if it had been made, for lab.clean
-                path = minion / f"var/lib/qemulab/{lab.name}/{kind}/{name}/network.json"
+                path = minion / f"var/lib/qemulab/{lab.name}/{kind}/{name}/{kind[:-1]}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
         answer = rendered(pillar)
