@@ -1,5 +1,6 @@
 """
-Who gets into the machines: the lab's own SSH key, the keys that may log in, the ssh command.
+Who gets into the machines, and how a machine is known: the lab's own SSH key, the keys that may log
+in, the machines' host keys, the ssh command.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import _qemulab_host as host
+import _qemulab_image as image
 from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Reservation
@@ -23,13 +25,16 @@ from _qemulab_kinds import Notes
 from _qemulab_layout import Layout
 from _qemulab_site import Site
 
-OPTIONS = {
+UNKNOWN = {
     # A machine that is installed anew has a new host key each time, at the same address.
     "StrictHostKeyChecking": "no",
     "UserKnownHostsFile": "/dev/null",
     "LogLevel": "ERROR",
 }
-"""Source: ssh_config(5)"""
+"""How ssh takes a machine whose host key the lab does not know. Source: ssh_config(5)"""
+
+USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+"""The keys of a user's that ssh tries by itself. Source: ssh_config(5), IdentityFile"""
 
 KEY_FILE_LIMIT = 2**20
 """Bytes that are read of a file with public keys."""
@@ -37,21 +42,70 @@ KEY_FILE_LIMIT = 2**20
 
 def make_key(layout: Layout) -> None:
     """Make the lab's own SSH key; one that is there stays."""
-    if layout.ssh_key.exists():
-        return
+    if not layout.ssh_key.exists():
+        _generate(layout.ssh_key, f"qemulab {layout.lab}")
+
+
+def _generate(key: Path, comment: str, mode: int = 0o600, group: str | None = None) -> None:
+    """Make a pair of keys: the private one, and the public one beside it."""
     # By the program: the Python at the other end of salt-ssh need not have cryptography.
-    scratch = layout.ssh_key.with_name(".new")
+    scratch = key.with_name(".new")
     public = scratch.with_suffix(".pub")
     host.make_directory(scratch.parent)
     for path in (scratch, public):
         host.remove(path)
-    comment = f"qemulab {layout.lab}"
     host.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(scratch)])
     # The private key comes last: it is what says that both are there.
-    host.write(layout.ssh_key.with_suffix(".pub"), host.read(public) or "")
-    host.write(layout.ssh_key, host.read(scratch) or "", mode=0o600)
+    host.write(public_key(key), host.read(public) or "")
+    host.write_all([host.File(key, host.read(scratch) or "", mode=mode, group=group)])
     for path in (scratch, public):
         host.remove(path)
+
+
+def public_key(key: Path) -> Path:
+    """Return where the public key lies that belongs to a private one."""
+    return key.with_name(f"{key.name}.pub")
+
+
+def make_host_keys(site: Site, vms: Mapping[str, Vm]) -> None:
+    """
+    Make the keys that machines with the built-in guest are known by; what is there stays.
+
+    vms
+        What is about to be started, by name. A key that is there says that the machine, if it runs,
+        has been handed it: so it is made at a start and at no other moment, and only for a guest
+        that takes it.
+    """
+    if image.info(site.layout.guest) is None:
+        return
+    for name, vm in vms.items():
+        key = site.layout.host_key(name)
+        if vm.boot == "guest" and not key.exists():
+            # QEMU reads it, and runs as the user of that group; nobody else does.
+            _generate(key, f"{name} {site.lab}", mode=0o640, group=host.USER)
+    write_known_hosts(site)
+
+
+def write_known_hosts(site: Site) -> None:
+    """Write the machines' host keys for ssh: by their names, since addresses and ports change."""
+    lines = []
+    for name in site.vm_directories():
+        words = (host.read(public_key(site.layout.host_key(name))) or "").split()[:2]
+        if words and site.layout.host_key(name).exists():
+            lines.append(" ".join([name, *words]) + "\n")
+    text = "".join(lines)
+    if text != (host.read(site.layout.known_hosts) or ""):
+        host.write(site.layout.known_hosts, text)
+
+
+def users_directory() -> Path | None:
+    """Return where the user behind sudo, or else the user who applies, has SSH keys."""
+    name = os.environ.get("SUDO_USER", "")
+    try:
+        entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.getuid())
+    except KeyError:
+        return None
+    return Path(entry.pw_dir) / ".ssh"
 
 
 def user_keys() -> list[str]:
@@ -61,17 +115,12 @@ def user_keys() -> list[str]:
     Whatever else lies there under such a name is passed over: files in another format, directories,
     pipes, what cannot be read; root itself may not enter a home on another host's disk.
     """
-    name = os.environ.get("SUDO_USER", "")
-    try:
-        entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.getuid())
-    except KeyError:
-        return []
-    directory = Path(entry.pw_dir) / ".ssh"
+    directory = users_directory()
     found: list[str] = []
     # The home may be below a file, and what the user has called .pub may be anything.
     with contextlib.suppress(OSError, HostError):
-        for file in host.list_directory(directory):
-            if file.endswith(".pub"):
+        for file in host.list_directory(directory) if directory else ():
+            if directory and file.endswith(".pub"):
                 found += public_keys(Path(os.path.realpath(directory / file)))
     return found
 
@@ -124,20 +173,41 @@ def vm_endpoint(site: Site, vm: Vm) -> tuple[str, int] | None:
     return endpoint(vm, reservations)
 
 
-def ssh_command(site: Site, vm: Vm) -> str:
+def options(site: Site, name: str, vm: Vm) -> dict[str, str]:
+    """
+    Return how ssh is to take a machine's host key: the one that the lab has made, or any.
+
+    vm
+        Its declaration; what it runs as counts where that is another.
+    """
+    _, started = site.vm(name)
+    known = host.read(site.layout.known_hosts) or ""
+    if (started or vm).boot != "guest" or not re.search(rf"^{re.escape(name)} ", known, re.M):
+        return UNKNOWN
+    return {
+        "HostKeyAlias": name,
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": config_path(site.layout.known_hosts),
+        "LogLevel": "ERROR",
+    }
+
+
+def ssh_command(site: Site, name: str, vm: Vm) -> str:
     """Return the whole command that logs in to a machine, empty where there is no way in."""
     found = vm_endpoint(site, vm)
     if found is None:
         return ""
-    options = " ".join(f"-o {name}={value}" for name, value in OPTIONS.items())
+    words = [
+        f"-o {shlex.quote(f'{key}={value}')}" for key, value in options(site, name, vm).items()
+    ]
     address, port = found
     # The key is root's: whoever came by sudo needs it again.
     sudo = "sudo " if os.environ.get("SUDO_USER", "root") != "root" else ""
     key = shlex.quote(str(site.layout.ssh_key))
-    return f"{sudo}ssh -i {key} -p {port} {options} root@{address}"
+    return f"{sudo}ssh -i {key} -p {port} {' '.join(words)} root@{address}"
 
 
-def identity(path: Path) -> str:
+def config_path(path: Path | str) -> str:
     """Return a path for ssh's configuration, where ``%`` is a token. Source: ssh_config(5)"""
     text = str(path).replace("%", "%%")
     if not re.search(r"""[\s"'\\#]""", text):
@@ -146,16 +216,55 @@ def identity(path: Path) -> str:
     return f'"{escaped}"'
 
 
+def readable(path: Path) -> str:
+    """
+    Return the question whether a file can be read as an argument of ``Match exec``.
+
+    ssh reads that one by other rules than paths, newer versions by others again: what they differ
+    on is left to the shell, as any one character.
+    """
+    pattern = re.sub(r"""["'\\]""", "'?'", str(path).replace("%", "%%"))
+    return f"\"test -r '{pattern}'\""
+
+
+def private_keys() -> list[str]:
+    """
+    Return the private keys that ssh has to be told of so that a user's own keys are tried.
+
+    There are none where ssh finds them all by itself; else those that it finds come first, since it
+    looks for them no more.
+    """
+    directory = users_directory()
+    files: list[str] = []
+    with contextlib.suppress(OSError, HostError):
+        files = host.list_directory(directory) if directory else []
+    found = [name for name in files if f"{name}.pub" in files and name.isprintable()]
+    others = sorted(set(found) - set(USUAL_KEYS))
+    return [f"~/.ssh/{name}" for name in (*USUAL_KEYS, *others)] if others else []
+
+
 def ssh_config(site: Site, vms: Mapping[str, Vm]) -> str:
-    """Return a configuration for ssh with every machine that can be reached."""
+    """
+    Return a configuration for ssh with every machine that can be reached.
+
+    Whoever can read the lab's key logs in by that, others by their own: ssh tries the usual ones
+    (or the agent's) where no key is named.
+    """
     blocks = []
+    names = []
     for name, vm in sorted(vms.items()):
         found = vm_endpoint(site, vm)
         if found is None:
             continue
         address, port = found
+        names.append(name)
         lines = [f"Host {name}", f"    HostName {address}", f"    Port {port}", "    User root"]
-        lines += [f"    IdentityFile {identity(site.layout.ssh_key)}"]
-        lines += [f"    {option} {value}" for option, value in OPTIONS.items()]
+        lines += [f"    {key} {value}" for key, value in options(site, name, vm).items()]
+        lines += [f"    IdentityFile {config_path(key)}" for key in private_keys()]
         blocks.append("\n".join(lines) + "\n")
+    if names:
+        key = site.layout.ssh_key
+        match = f"Match originalhost {','.join(names)} exec {readable(key)}"
+        # First: whoever has it need not offer others.
+        blocks.insert(0, f"{match}\n    IdentityFile {config_path(key)}\n")
     return "\n".join(blocks)

@@ -4,9 +4,9 @@ Name the packages that bring what a lab needs, distribution by distribution.
 Pure: takes the text of ``/etc/os-release`` and a question "does the host have this?".
 
 Nothing here may start a service when it is installed. That is why Debian's table says
-``dnsmasq-base`` (``dnsmasq`` starts a DNS server) and ``dropbear-bin`` (``dropbear`` starts an
-SSH server); Fedora and openSUSE leave the units of ``dnsmasq`` and ``dropbear`` disabled. It is
-also why supervisord is not in the table: Debian's ``supervisor`` starts it.
+``dnsmasq-base`` (``dnsmasq`` starts a DNS server), and why OpenSSH's server is only unpacked aside
+(``ASIDE``); Fedora and openSUSE leave the unit of ``dnsmasq`` disabled. It is also why supervisord
+is not in the table: Debian's ``supervisor`` starts it.
 
 Debian's ``qemu-system-x86`` without its recommended packages runs a machine without a screen of
 its own: what it leaves out are ``qemu-system-gui`` (windows), ``qemu-block-extra`` (remote disks),
@@ -57,21 +57,17 @@ _DEBIAN = {
     "ssh": Package("openssh-client", "installed"),
     "ssh-keygen": Package("openssh-client", "installed"),
     "busybox": Package("busybox-static", "installed"),
-    "dropbear": Package("dropbear-bin", "installed"),
     "depmod": Package("kmod", "files"),
     "mount": Package("mount", "installed"),
     "nsenter": Package("util-linux", "installed"),
     "setpriv": Package("util-linux", "installed"),
     "unshare": Package("util-linux", "installed"),
-    KERNEL: Package("linux-image-cloud-amd64", "files"),
 }
 
 _UBUNTU = {
     **{purpose: Package(package.name) for purpose, package in _DEBIAN.items()},
     "dhcp_release": Package("dnsmasq-utils", "files"),
     "busybox": Package("busybox-static", "files"),
-    # Ubuntu has no cloud flavour of Debian's kind; this is its kernel without firmware blobs.
-    KERNEL: Package("linux-image-virtual", "files"),
 }
 
 _SUSE = {
@@ -86,12 +82,13 @@ _SUSE = {
     "ss": Package("iproute2", "spec"),
     "ssh": Package("openssh-clients", "spec"),
     "ssh-keygen": Package("openssh-common", "spec"),
+    # Linked with libraries, unlike busybox-static, which has no udhcpc.
+    "busybox": Package("busybox", "spec"),
     "depmod": Package("kmod", "spec"),
     "mount": Package("util-linux", "spec"),
     "nsenter": Package("util-linux", "spec"),
     "setpriv": Package("util-linux", "spec"),
     "unshare": Package("util-linux", "spec"),
-    KERNEL: Package("kernel-default"),
 }
 
 _FEDORA = {
@@ -107,17 +104,14 @@ _FEDORA = {
     "ssh-keygen": Package("openssh"),
     # Fedora's busybox is the static one.
     "busybox": Package("busybox", "spec"),
-    "dropbear": Package("dropbear", "spec"),
     "depmod": Package("kmod"),
     "mount": Package("util-linux-core", "spec"),
     "nsenter": Package("util-linux-core", "spec"),
     "setpriv": Package("util-linux", "spec"),
     "unshare": Package("util-linux-core", "spec"),
-    KERNEL: Package("kernel-core", "files"),
 }
 
-#: Every family's packages by purpose: a program's name, ``firmware`` or ``kernel``. The kernel is
-#: the built-in guest's; it is to be unpacked aside, never installed as the host's own.
+#: Every family's packages by purpose: a program's name, or ``firmware``.
 TABLE: Mapping[str, Mapping[str, Package]] = {
     "debian": _DEBIAN,
     "ubuntu": _UBUNTU,
@@ -125,16 +119,34 @@ TABLE: Mapping[str, Mapping[str, Package]] = {
     "fedora": _FEDORA,
 }
 
-_NO_GUEST = (
-    "openSUSE has no dropbear, and its busybox neither init nor acpid, so the built-in Linux"
-    " cannot be made here: copy /var/lib/qemulab/guest from a Debian host, or declare cdrom, or a"
-    " disk with a backing"
-)
-
-#: What a family has no package for, and what to do then. Source for openSUSE: busybox.config and
-#: busybox-static.config of Factory; the latter, as /usr/bin/busybox-static, has no udhcpc either.
-ABSENT: Mapping[str, Mapping[str, str]] = {
-    "suse": {"busybox": _NO_GUEST, "dropbear": _NO_GUEST},
+#: What the built-in guest is made of and the host is not to have: to be unpacked aside, never
+#: installed. A kernel would be booted by the host, an SSH server would listen.
+ASIDE: Mapping[str, Mapping[str, Package]] = {
+    "debian": {
+        KERNEL: Package("linux-image-cloud-amd64", "installed"),
+        "sshd": Package("openssh-server", "installed"),
+        "rsync": Package("rsync", "installed"),
+    },
+    "ubuntu": {
+        # Ubuntu has no cloud flavour of Debian's kind; this is its kernel without firmware blobs.
+        KERNEL: Package("linux-image-virtual", "files"),
+        "sshd": Package("openssh-server"),
+        "rsync": Package("rsync"),
+        "zstd": Package("zstd"),
+    },
+    "suse": {
+        # The kernel of kernel-default with the modules that virtual machines need.
+        KERNEL: Package("kernel-default-base", "spec"),
+        "sshd": Package("openssh-server", "spec"),
+        "rsync": Package("rsync", "spec"),
+        "zstd": Package("zstd", "spec"),
+    },
+    "fedora": {
+        # It requires kernel-modules-core, which has the modules.
+        KERNEL: Package("kernel-core", "files"),
+        "sshd": Package("openssh-server", "spec"),
+        "rsync": Package("rsync"),
+    },
 }
 
 #: Which family a distribution belongs to by its ``ID``, or by a word of its ``ID_LIKE``.
@@ -214,7 +226,7 @@ def packages(os_release: str) -> dict[str, str]:
 
 def package_of(binary: str, family: str) -> str:
     """
-    Return the package that brings a program (or ``firmware``, ``kernel``) in a family.
+    Return the package that brings a program (or ``firmware``) in a family.
 
     binary
         The program's name, or another purpose of ``TABLE``.
@@ -222,13 +234,10 @@ def package_of(binary: str, family: str) -> str:
     family
         As ``family()`` returned it.
 
-    Raises ValueError where the table has no such family or no such purpose, and with what to do
-    instead where the family has no such package.
+    Raises ValueError where the table has no such family or no such purpose.
     """
     if family not in TABLE:
         raise ValueError(f"{family} is no family of distributions: {', '.join(sorted(TABLE))}")
-    if binary in ABSENT.get(family, ()):
-        raise ValueError(ABSENT[family][binary])
     if binary not in TABLE[family]:
         raise ValueError(f"no package is known that brings {binary}")
     return TABLE[family][binary].name
@@ -239,7 +248,7 @@ def missing(needed: Iterable[str], has: Callable[[str], bool], family: str) -> l
     Return the packages to install, sorted, each once.
 
     needed
-        Purposes: names of programs, ``firmware``, ``kernel``.
+        Purposes: names of programs, ``firmware``.
 
     has
         Says whether the host has one already; asked once for each purpose.
@@ -247,10 +256,7 @@ def missing(needed: Iterable[str], has: Callable[[str], bool], family: str) -> l
     family
         As ``family()`` returned it.
 
-    What the family has no package for is left out: whoever needs it says so, and all else is
-    installed until then. Raises ValueError as ``package_of`` does for anything else, but only for
-    what is missing: a host of an unknown distribution that has everything needs no package.
+    Raises ValueError as ``package_of`` does, but only for what is missing: a host of an unknown
+    distribution that has everything needs no package.
     """
-    absent = ABSENT.get(family, {})
-    wanted = [each for each in needed if each not in absent]
-    return sorted({package_of(each, family) for each in wanted if not has(each)})
+    return sorted({package_of(each, family) for each in needed if not has(each)})

@@ -215,6 +215,9 @@ class File(NamedTuple):
     owner
         The user that it belongs to. Default: whoever runs this.
 
+    group
+        The group that it belongs to: that of this user. Default: the owner's.
+
     durable
         Whether it must survive a crash of the host; what each start writes anew need not, and a
         sync takes a millisecond. Default ``True``.
@@ -225,6 +228,7 @@ class File(NamedTuple):
     mode: int = 0o644
     owner: str | None = None
     durable: bool = True
+    group: str | None = None
 
     def data(self) -> bytes:
         """Return what it is to hold, in bytes."""
@@ -297,6 +301,8 @@ def _beside(file: File) -> Iterator[tuple[str, int]]:
             os.fchmod(descriptor, file.mode)
             if file.owner is not None:
                 os.fchown(descriptor, *user_ids(file.owner))
+            if file.group is not None:
+                os.fchown(descriptor, -1, user_ids(file.group)[1])
         yield temporary, descriptor
     finally:
         os.close(descriptor)

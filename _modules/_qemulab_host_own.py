@@ -18,7 +18,9 @@ from _qemulab_layout import Layout
 SCRIPTS = {"supervisord.conf", "cut-consoles"}
 LAB = {"lab.json", *SCRIPTS, "networks", "vms", "units", "ssh", "templates"}
 """In a lab's directory."""
-MACHINE = {"vm.json", "snapshots.json", "launch", "prepare", "powerdown"}
+HOST_KEY = {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", ".new", ".new.pub"}
+"""In a machine's directory: its host key, and one that is just being made."""
+MACHINE = {"vm.json", "snapshots.json", "launch", "prepare", "powerdown", *HOST_KEY}
 """In a machine's directory, beside its disks."""
 LOG = re.compile(r"(supervisord|(hub|dnsmasq|vm)-.+)\.log(\.[0-9]+)?")
 CONSOLE = re.compile(r".+\.log(\.[0-9]+)?")

@@ -1,5 +1,5 @@
 """
-Build the built-in guest from what the distribution ships: a kernel, busybox, dropbear.
+Build the built-in guest from what the distribution ships: a kernel, busybox, OpenSSH, rsync.
 
 What goes into it and why is in ``_qemulab_guest.py``; here the host is read, and written through
 the seam alone.
@@ -16,19 +16,18 @@ from typing import Any
 from typing import NamedTuple
 
 import _qemulab_guest as guest
+import _qemulab_guest_elf as elf
+import _qemulab_guest_modules as modules
+import _qemulab_guest_packages as packages
 import _qemulab_host as host
 import _qemulab_lock as lock
 import _qemulab_probe as probe
-
-UNREACHED = re.compile("Could not (resolve|connect)|Temporary failure|unreachable|timed out")
-NETWORK_HINT = "the packages' server is not reached: the guest is built once, with a network"
-KERNEL_HINT = "run apt-get update, or install a kernel with virtio, or name another kernel package"
+from _qemulab_distribution import KERNEL
 
 COMPRESSION = 6
 """gzip level of the initrd."""
 
-DOWNLOAD_TIMEOUT = 600
-"""Seconds that a kernel package may take to arrive."""
+HOST = Path("/")
 
 
 class Kernel(NamedTuple):
@@ -55,36 +54,34 @@ def info(target: Path) -> dict[str, Any] | None:
     return found
 
 
-def build(target: Path, kernel_package: str, root: Path = Path("/")) -> dict[str, Any]:
+def build(target: Path, root: Path = HOST) -> dict[str, Any]:
     """
     Build the built-in guest and return what ``info`` then says.
 
     target
         Directory for ``vmlinuz``, ``initrd`` and ``guest.json``; made where it is missing.
 
-    kernel_package
-        Debian package (a metapackage will do) that is downloaded and unpacked aside where the
-        host has no kernel of its own that fits.
-
     root
         Where the host's own kernels are looked for. Default ``/``.
 
-    All is done below ``target``, one build at a time; one that another process has just finished
-    is taken as it is. An older image stays whole until the new one is made: ``guest.json``, without
-    which none counts as built, is removed before the first file is replaced and written last.
+    A kernel that fits, OpenSSH's server and rsync are taken from the host where it has them; else
+    their packages are downloaded and unpacked aside. All is done below ``target``, one build at a
+    time; one that another process has just finished is taken as it is. An older image stays whole
+    until the new one is made: ``guest.json``, without which none counts as built, is removed before
+    the first file is replaced and written last.
 
     Raises HostError where a kernel or a program is missing.
     """
     work = target.absolute() / ".work"
     before = info(target)
-    with lock.hold(target / ".lock", timeout=DOWNLOAD_TIMEOUT):
+    with lock.hold(target / ".lock", timeout=packages.DOWNLOAD_TIMEOUT):
         now = info(target)
         if before is None and now is not None:
             return now
         try:
             host.remove(work)
             host.make_directory(work)
-            facts, files = _ingredients(work, kernel_package, root)
+            facts, files = _ingredients(work, root)
         finally:
             host.remove(work)
         host.remove(target / "guest.json")
@@ -94,17 +91,23 @@ def build(target: Path, kernel_package: str, root: Path = Path("/")) -> dict[str
     return facts
 
 
-def _ingredients(
-    work: Path, kernel_package: str, root: Path
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _ingredients(work: Path, root: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the facts about a new image and its files (name to contents)."""
-    programs, versions = _programs()
-    kernel = find_kernel(root) or _unpacked_kernel(work, kernel_package)
+    busybox, applets = _busybox()
+    kernel = find_kernel(root)
+    away = [
+        package
+        for what, package in probe.aside_packages().items()
+        if (kernel is None if what == KERNEL else host.find_binary(what) is None)
+    ]
+    aside = packages.fetch(work, away) if away else None
+    if kernel is None:
+        kernel = _unpacked_kernel(aside or work)
     host.progress(f"building the built-in guest with Linux {kernel.version}")
     files = {path: (mode, text.encode()) for path, (mode, text) in guest.text_files().items()}
+    programs, openssh = _programs(aside)
     files.update(programs)
-    files.update(_module_files(kernel, work))
-    applets = host.run(["busybox", "--list"]).stdout.split()
+    files.update(_module_files(kernel, work, aside))
     archive = cpio(entries(files, guest.links(applets)))
     initrd = gzip.compress(archive, COMPRESSION, mtime=0)
     image = kernel.image.read_bytes()
@@ -112,7 +115,8 @@ def _ingredients(
         "recipe": guest.RECIPE,
         "kernel": kernel.version,
         "kernel_source": kernel.source,
-        **versions,
+        "busybox": busybox,
+        "openssh": openssh,
         "size": len(image) + len(initrd),
     }
     return facts, {"vmlinuz": image, "initrd": initrd}
@@ -121,19 +125,25 @@ def _ingredients(
 # Kernel
 
 
-def find_kernel(root: Path) -> Kernel | None:
+def find_kernel(root: Path, source: str = "host") -> Kernel | None:
     """
-    Return the newest of the host's own kernels that can be the guest's, ``None`` without one.
+    Return the newest kernel that can be the guest's, ``None`` without one.
 
     root
-        Directory that holds ``boot`` and ``lib/modules``.
+        Directory that holds ``boot`` and ``lib/modules`` (or ``usr/lib/modules``).
+
+    source
+        Where it is from, for the facts. Default ``host``.
     """
-    versions = host.list_directory(root / "lib/modules")
-    for version in sorted(versions, key=_version_key, reverse=True):
-        modules = root / "lib/modules" / version
-        for image in (root / "boot" / f"vmlinuz-{version}", modules / "vmlinuz"):
-            if _readable(image) and not _missing(modules):
-                return Kernel(version, image, modules, "host")
+    found = [
+        directory / version
+        for directory in (root / "lib/modules", root / "usr/lib/modules")
+        for version in host.list_directory(directory)
+    ]
+    for each in sorted(found, key=lambda path: _version_key(path.name), reverse=True):
+        for image in (root / "boot" / f"vmlinuz-{each.name}", each / "vmlinuz"):
+            if _readable(image) and not _missing(each):
+                return Kernel(each.name, image, each, source)
     return None
 
 
@@ -151,96 +161,51 @@ def _readable(path: Path) -> bool:
         return False
 
 
-def _missing(modules: Path) -> list[str]:
+def _missing(directory: Path) -> list[str]:
     """Return what a kernel lacks of the required modules."""
-    dep = host.read(modules / "modules.dep") or ""
-    return guest.missing_modules(dep, host.read(modules / "modules.builtin") or "")
+    dep = host.read(directory / "modules.dep") or ""
+    return modules.missing_modules(dep, host.read(directory / "modules.builtin") or "")
 
 
-def _unpacked_kernel(work: Path, package: str) -> Kernel:
-    """Download a kernel package, unpack it in the work directory and return its kernel."""
-    if host.find_binary("apt-get") is None or host.find_binary("dpkg-deb") is None:
-        raise host.HostError(
-            "this host has no kernel that the built-in guest could use, and no apt-get",
-            hint="install a kernel package with virtio modules, readable under /boot",
-        )
-    names = kernel_packages(package)
-    host.progress(f"downloading the kernel package {' '.join(names)}")
-    command = ["apt-get", "download", *names]
-    try:
-        host.run(command, cwd=work, timeout=DOWNLOAD_TIMEOUT, hint=KERNEL_HINT)
-    except host.HostError as err:
-        if UNREACHED.search(str(err)):
-            raise host.HostError(err.problem, err.output, NETWORK_HINT) from err
-        raise
-    root = work / "root"
-    for archive in sorted(work.glob("*.deb")):
-        host.run(["dpkg-deb", "-x", str(archive), str(root)], timeout=300)
-    for image in sorted(root.glob("boot/vmlinuz-*")):
-        version = image.name.partition("-")[2]
-        for modules in (root / "lib/modules" / version, root / "usr/lib/modules" / version):
-            if modules.is_dir():
-                _depmod(modules)
-                missing = _missing(modules)
-                if missing:
-                    problem = f"the kernel of {package} has no {', '.join(missing)}"
-                    raise host.HostError(problem, hint=KERNEL_HINT)
-                return Kernel(version, image, modules, names[0])
-    raise host.HostError(f"there is no kernel in {' '.join(names)}", hint=KERNEL_HINT)
-
-
-def kernel_packages(package: str) -> list[str]:
-    """
-    Return the packages that hold a kernel and its modules, the kernel first.
-
-    package
-        Such a package, or a metapackage that depends on one (``linux-image-cloud-amd64``).
-
-    Raises HostError where apt does not know it.
-    """
-    found: list[str] = []
-    ask = [package]
-    while ask:
-        name = ask.pop(0)
-        if re.search(r"-\d+\.\d+", name):
-            found.append(name)
-        depends = host.run(["apt-cache", "depends", name], hint=KERNEL_HINT).stdout
-        # Ubuntu has the modules in a package of their own; the extra ones are of no use here.
-        wanted = re.findall(r"^  Depends: (linux-(?:image|modules)-\d?\S+)$", depends, re.M)
-        ask += [item for item in wanted if "-extra-" not in item and item not in found]
-    if not found:
-        raise host.HostError(f"{package} names no kernel package", hint=KERNEL_HINT)
+def _unpacked_kernel(aside: Path) -> Kernel:
+    """Return the kernel that was unpacked aside. Raises HostError where there is none of use."""
+    for lib in (aside / "lib", aside / "usr/lib"):
+        for version in host.list_directory(lib / "modules"):
+            if not (lib / "modules" / version / "modules.dep").exists():
+                _depmod(lib.parent, version)
+    found = find_kernel(aside, probe.aside_packages().get(KERNEL, ""))
+    if found is None:
+        hint = "install a kernel with virtio modules, readable under /boot"
+        raise host.HostError("this host has no kernel that the built-in guest could use", hint=hint)
     return found
 
 
-def _depmod(modules: Path) -> None:
+def _depmod(base: Path, version: str) -> None:
     """Make an unpacked kernel's ``modules.dep``, which packages leave to their installation."""
     argv = ["depmod"] if host.find_binary("depmod") else ["busybox", "depmod"]
-    # …/lib/modules/VERSION: depmod looks for lib/modules itself.
-    base = modules.parent.parent.parent
-    host.run([*argv, "-b", str(base), modules.name], hint="install the package kmod")
+    host.run([*argv, "-b", str(base), version], hint="install the package kmod")
 
 
-def _module_files(kernel: Kernel, work: Path) -> dict[str, tuple[int, bytes]]:
+def _module_files(kernel: Kernel, work: Path, aside: Path | None) -> dict[str, tuple[int, bytes]]:
     """Return the image's module files and tables, by their path in the image."""
     dep = host.read(kernel.modules / "modules.dep") or ""
     alias = host.read(kernel.modules / "modules.alias") or ""
     base = f"/lib/modules/{kernel.version}"
-    texts = {f"{base}/{name}": text for name, text in guest.module_tables(dep, alias).items()}
-    texts.update(guest.module_lists(dep))
+    texts = {f"{base}/{name}": text for name, text in modules.module_tables(dep, alias).items()}
+    texts.update(modules.module_lists(dep))
     files = {path: (0o644, text.encode()) for path, text in texts.items()}
-    for path in guest.load_order(dep, guest.WANTED_MODULES):
-        data = _uncompressed(kernel.modules / path, work)
-        files[f"{base}/{guest.plain_path(path)}"] = (0o644, data)
+    for path in modules.load_order(dep, modules.WANTED_MODULES):
+        data = _uncompressed(kernel.modules / path, work, aside)
+        files[f"{base}/{modules.plain_path(path)}"] = (0o644, data)
     return files
 
 
-def _uncompressed(path: Path, work: Path) -> bytes:
+def _uncompressed(path: Path, work: Path, aside: Path | None) -> bytes:
     """Return a module's bytes; busybox's insmod takes no compressed ones."""
     if path.suffix == ".zst":
         plain = work / "module"
-        argv = ["zstd", "-q", "-d", "-f", "-o", str(plain), str(path)]
-        host.run(argv, hint="install the package zstd")
+        zstd = str(_program("zstd", aside))
+        host.run([zstd, "-q", "-d", "-f", "-o", str(plain), str(path)])
         return plain.read_bytes()
     data = path.read_bytes()
     if path.suffix == ".xz":
@@ -251,11 +216,11 @@ def _uncompressed(path: Path, work: Path) -> bytes:
 # Programs
 
 
-def _programs() -> tuple[dict[str, tuple[int, bytes]], dict[str, str]]:
+def _busybox() -> tuple[str, list[str]]:
     """
-    Return the image's programs with their libraries, and the versions of busybox and dropbear.
+    Return the version of the host's busybox and all that it can do.
 
-    Raises HostError where one is missing or busybox cannot do what the guest needs.
+    Raises HostError where it is missing or cannot do what the guest needs.
     """
     busybox = probe.binary("busybox")
     applets = host.run([busybox, "--list"]).stdout.split()
@@ -263,43 +228,119 @@ def _programs() -> tuple[dict[str, tuple[int, bytes]], dict[str, str]]:
     if lacking:
         hint = probe.install_hint("busybox")
         raise host.HostError(f"{busybox} has no {', '.join(lacking)}", hint=hint)
-    dropbear = probe.binary("dropbear")
-    programs = {"busybox": busybox, "dropbear": dropbear}
-    # Only for whoever works inside the guest: missing ones are no fault.
-    for name in ("dbclient", "dropbearkey"):
-        found = host.find_binary(name)
-        if found:
-            programs[name] = found
+    said = host.run([busybox, "--help"], check=False)
+    version = re.search(r"v(\d+\.\d[\w.]*)", said.stdout + said.stderr)
+    return version.group(1) if version else "unknown", applets
+
+
+def _programs(aside: Path | None) -> tuple[dict[str, tuple[int, bytes]], str]:
+    """
+    Return the image's programs with their libraries, and the version of OpenSSH.
+
+    aside
+        Where packages were unpacked; ``None`` where the host has it all.
+
+    Raises HostError where a program or a library is missing.
+    """
     files: dict[str, tuple[int, bytes]] = {}
-    for name, path in programs.items():
-        files[f"/bin/{name}"] = (0o755, Path(path).read_bytes())
-        files.update({library: (0o755, Path(library).read_bytes()) for library in _linked(path)})
-    versions = {
-        "busybox": _version(host.run([busybox, "--help"], check=False)),
-        "dropbear": _version(host.run([dropbear, "-V"], check=False)),
-    }
-    return files, versions
+    version = "unknown"
+    for name in guest.PROGRAMS:
+        path = _program(name, aside)
+        data = path.read_bytes()
+        files[f"/bin/{name}"] = (0o755, data)
+        if name == "sshd":
+            root = aside if aside is not None and aside in path.parents else HOST
+            files.update(_sshd_parts(data, root))
+            said = re.search(rb"OpenSSH_(\d+\.\d+p\d+)", data)
+            version = said.group(1).decode() if said else version
+    return {**_libraries(files, [aside or HOST, HOST]), **files}, version
 
 
-def _version(result: host.Result) -> str:
-    """Return the first thing that looks like a version in what a program says of itself."""
-    match = re.search(r"v(\d+\.\d[\w.]*)", result.stdout + result.stderr)
-    return match.group(1) if match else "unknown"
+def _program(name: str, aside: Path | None) -> Path:
+    """Return where a program is: on the host, or else unpacked aside."""
+    if aside is not None and host.find_binary(name) is None:
+        for directory in ("usr/sbin", "usr/bin", "sbin", "bin"):
+            if (aside / directory / name).is_file():
+                return aside / directory / name
+    return Path(probe.binary(name))
 
 
-def _linked(program: str) -> list[str]:
-    """Return the libraries that a program needs at run time; none for a static one."""
-    result = host.run(["ldd", program], check=False)
-    try:
-        found = guest.libraries(result.stdout)
-    except ValueError as err:
-        raise host.HostError(f"{program} needs {err}, which is missing") from err
-    # Before glibc 2.34 users and names were looked up by libraries that ldd does not know of.
-    for libc in [path for path in found if path.endswith("/libc.so.6")]:
-        extra = [Path(libc).with_name(f"libnss_{name}.so.2") for name in ("files", "dns")]
-        extra.append(Path(libc).with_name("libresolv.so.2"))
-        found += [str(path) for path in extra if path.is_file()]
+def _sshd_parts(sshd: bytes, root: Path) -> dict[str, tuple[int, bytes]]:
+    """
+    Return the programs that an sshd runs for each connection, under the paths built into it.
+
+    sshd
+        Its file. Before OpenSSH 9.8 it did all by itself.
+
+    root
+        Where it is from.
+    """
+    parts: dict[str, tuple[int, bytes]] = {}
+    texts = [sshd]
+    for name in guest.SSHD_PARTS:
+        places = [f"{place}/{name}" for place in guest.LIBEXEC]
+        for place in [each for each in places if (root / each).is_file()]:
+            if any(f"/{place}".encode() in text for text in texts):
+                texts.append((root / place).read_bytes())
+                parts[f"/{place}"] = (0o755, texts[-1])
+        wanted = any(f"/{name}\0".encode() in text for text in texts)
+        if wanted and not any(path.endswith(f"/{name}") for path in parts):
+            raise host.HostError(f"sshd needs {name}, which is missing")
+    return parts
+
+
+def _libraries(
+    files: dict[str, tuple[int, bytes]], roots: Iterable[Path]
+) -> dict[str, tuple[int, bytes]]:
+    """
+    Return the libraries and loaders that programs need, by their path in the image.
+
+    files
+        The programs, by the same.
+
+    roots
+        Where to look, the first one first.
+
+    Raises HostError where one is missing.
+    """
+    found: dict[str, tuple[int, bytes]] = {}
+    names: set[str] = set()
+    ask = list(files.items())
+    while ask:
+        program, (_, data) = ask.pop()
+        try:
+            needs = elf.linked(data)
+        except ValueError as err:
+            raise host.HostError(f"{program} cannot be used: {err}") from err
+        for wanted in (needs.loader, *needs.needed):
+            name = wanted.rpartition("/")[2]
+            if not name or name in names:
+                continue
+            names.add(name)
+            # Before glibc 2.34, libraries that nothing is linked with looked up users and names.
+            more = ("libnss_files.so.2", "libnss_dns.so.2") if name == "libc.so.6" else ()
+            path = _library(wanted, roots)
+            if path is None:
+                raise host.HostError(f"{program} needs {wanted}, which is missing")
+            for image_path, source in (path, *filter(None, (_library(m, roots) for m in more))):
+                found[image_path] = (0o755, source.read_bytes())
+                ask.append((image_path, found[image_path]))
     return found
+
+
+def _library(name: str, roots: Iterable[Path]) -> tuple[str, Path] | None:
+    """
+    Return where a library comes to lie in the image and where it is now, ``None`` without one.
+
+    name
+        Its name, or a loader's absolute path: that one is built into the programs.
+    """
+    for root in roots:
+        for directory in ("", "usr") if name.startswith("/") else elf.DIRECTORIES:
+            path = root / directory / name.lstrip("/")
+            if path.is_file():
+                return (name if name.startswith("/") else f"/{directory}/{name}"), path
+    return None
 
 
 # The archive

@@ -78,8 +78,17 @@ def surroundings(
         kernel=layout.guest / "vmlinuz" if built_in else None,
         initrd=layout.guest / "initrd" if built_in else None,
         kernel_arguments=guest.kernel_arguments(accel),
-        firmware_files={"authorized_keys": layout.authorized_keys},
+        firmware_files=handed_over(site, name),
     )
+
+
+def handed_over(site: Site, name: str) -> dict[str, Path]:
+    """Return the files that a machine's firmware shows its guest, by their names there."""
+    files = {"authorized_keys": site.layout.authorized_keys}
+    # One that was started before there were any has none until its next start.
+    if site.layout.host_key(name).exists():
+        files["ssh_host_ed25519_key"] = site.layout.host_key(name)
+    return files
 
 
 def argv(site: Site, name: str, vm: Vm, networks: Mapping[str, Network] | None = None) -> list[str]:

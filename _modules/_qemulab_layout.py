@@ -80,6 +80,11 @@ class Layout(NamedTuple):
         return self.lab_state / "ssh" / "authorized_keys"
 
     @property
+    def known_hosts(self) -> Path:
+        """The host keys of the machines that have one of their own, for ssh."""
+        return self.lab_state / "ssh" / "known_hosts"
+
+    @property
     def templates(self) -> Path:
         """Empty disks, and the firmware's UEFI variables in the machines' format, to copy from."""
         return self.lab_state / "templates"
@@ -135,6 +140,10 @@ class Layout(NamedTuple):
     def vm_file(self, name: str) -> Path:
         """What was applied of a machine, and what it was started with."""
         return self.vm(name) / "vm.json"
+
+    def host_key(self, name: str) -> Path:
+        """The private key that a machine's built-in guest is known by; ``.pub``: the public one."""
+        return self.vm(name) / "ssh_host_ed25519_key"
 
     def snapshots_file(self, name: str) -> Path:
         """What a machine was, by the tag of each snapshot that has its memory."""

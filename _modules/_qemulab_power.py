@@ -156,6 +156,7 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     host.make_directory(layout.lab_logs)
     host.make_directory(layout.consoles, mode=0o700, owner=host.USER)
     access.write_authorized_keys(site)
+    access.make_host_keys(site, vms)
     for name in vms:
         host.make_directory(layout.vm_runtime(name).parent)
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)

@@ -82,9 +82,17 @@ def install_hint(what: str) -> str:
         return str(err)
 
 
-def kernel_package() -> str:
-    """Return the package that has the built-in guest's kernel."""
-    return distribution.package_of(distribution.KERNEL, family())
+def aside_packages() -> dict[str, str]:
+    """
+    Return the packages of the built-in guest that are never installed, by what they bring.
+
+    A distribution that is not known has none.
+    """
+    try:
+        table = distribution.ASIDE[distribution.family(os_release())]
+    except ValueError:
+        return {}
+    return {what: package.name for what, package in table.items()}
 
 
 def binary(name: str) -> str:
@@ -107,7 +115,7 @@ def needed(lab: Lab) -> list[str]:
     if any(vm.firmware == "uefi" for vm in lab.vms.values()):
         wanted.append(distribution.FIRMWARE)
     if any(vm.boot == "guest" for vm in lab.vms.values()):
-        wanted += ["busybox", "dropbear", "depmod"]
+        wanted += ["busybox", "depmod"]
     return wanted
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 
+import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_own as own
@@ -166,6 +167,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
         if purge:
             own.remove_machine(layout, name)
             host.remove(layout.console(name))
+            access.write_known_hosts(site)
         else:
             for path in (layout.vm_file(name), layout.launch(name)):
                 host.remove(path)

@@ -274,7 +274,7 @@ def guest_ensure(lab=None, test=False):
         return face.converge(
             site,
             lambda: plan_lab.plan_guest(image.info(target) is not None),
-            lambda _plan: image.build(target, probe.kernel_package()),
+            lambda _plan: image.build(target),
             test,
         )
 

@@ -113,7 +113,7 @@ def vm_info(name, lab=None):
                 }
                 for disk, size in disks.disk_sizes(site, name, strict=False).items()
             },
-            "ssh": access.ssh_command(site, defined) or None,
+            "ssh": access.ssh_command(site, name, defined) or None,
             "console": {"log": str(layout.console(name)), "socket": str(layout.serial(name))},
             "qmp": str(layout.qmp(name)),
             "vnc": launch.vnc_address(site, name, defined),
@@ -198,7 +198,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             site.store_vm(name, declared, started)  # what is pending comes with the next start
         disks = [key.split(":")[1] for key in outcome["refused"] if key.startswith("disks:")]
         paths = [str(site.layout.disk(name, disk)) for disk in disks]
-        return {**outcome, "ssh": access.ssh_command(site, declared), "images": paths}
+        return {**outcome, "ssh": access.ssh_command(site, name, declared), "images": paths}
 
 
 def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True):
@@ -344,7 +344,7 @@ def vm_start(name, lab=None):
             elif status != "running":
                 looks.refuse(site, name, status)
         site.forget()
-        ssh = access.ssh_command(site, defined) or None
+        ssh = access.ssh_command(site, name, defined) or None
         return {"status": "running", "ssh": ssh, **({"warnings": said} if said else {})}
 
 

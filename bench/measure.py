@@ -84,6 +84,9 @@ def recipe_files() -> dict[str, str]:
     return {
         "GUEST": "/var/lib/qemulab/guest",
         "AUTHORIZED_KEYS": f"{WORK / 'key'}.pub",
+        "HOST_KEY": str(
+            WORK / "key"
+        ),  # which one does not matter: the lab's are made beforehand too
         "QEMULAB_PILLAR": str(PILLAR),
         "QEMULAB_PROGRESS": "0",
     }

@@ -10,12 +10,14 @@
 #   GUEST            directory with the built-in guest's vmlinuz and initrd
 #   KERNEL_ARGUMENTS the built-in guest's command line
 #   AUTHORIZED_KEYS  file with the public keys that it lets in
+#   HOST_KEY         file with the private key that it is known by; else it makes one at each boot
 #   ACCEL            kvm or tcg
 #   OVMF_CODE, OVMF_VARS  the firmware's two files
 set -eu
 GUEST=${GUEST:-/var/lib/qemulab/guest}
 KERNEL_ARGUMENTS=${KERNEL_ARGUMENTS:-console=ttyS0,115200}
 AUTHORIZED_KEYS=${AUTHORIZED_KEYS:-$HOME/.ssh/authorized_keys}
+HOST_KEY=${HOST_KEY:-}
 ACCEL=${ACCEL:-tcg}
 OVMF_CODE=${OVMF_CODE:-/usr/share/OVMF/OVMF_CODE_4M.fd}
 OVMF_VARS=${OVMF_VARS:-/usr/share/OVMF/OVMF_VARS_4M.fd}
@@ -90,6 +92,7 @@ machine() { # NAME MAC-TAIL SSH-PORT
         -display none \
         -kernel "$GUEST/vmlinuz" -initrd "$GUEST/initrd" -append "$KERNEL_ARGUMENTS" \
         -fw_cfg "name=opt/qemulab/authorized_keys,file=$AUTHORIZED_KEYS" \
+        ${HOST_KEY:+-fw_cfg "name=opt/qemulab/ssh_host_ed25519_key,file=$HOST_KEY"} \
         -qmp "unix:qmp-$1.sock,server=on,wait=off"
 }
 

@@ -8,6 +8,7 @@ The tests of this file run in order on one lab: each stands on what the one befo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_comment_has_the_whole_ssh_command(lab: Lab) -> None:
     for name in RECIPE:
         comment = states[f"vm_running {name}"]["comment"]
         command = comment[comment.index("ssh ") :]
+        assert "StrictHostKeyChecking=yes" in command
         assert lab.host.run(["sh", "-c", f"{command} hostname"]).stdout.strip() == name
 
 
@@ -234,12 +236,79 @@ def test_reset_and_stop_by_the_power_button(lab: Lab) -> None:
 
 
 def test_ssh_config_is_one_that_ssh_takes(lab: Lab) -> None:
-    """Written to a file, it lets a user log in by name."""
+    """Written to a file, it lets a user log in by name; also to one that was stopped meanwhile."""
     path = lab.host.shared / "ssh_config"
     path.write_text(lab.call("ssh_config"), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").count("StrictHostKeyChecking yes") == len(RECIPE)
     lab.host.run(["chown", "root:root", path])
-    said = lab.host.run(["ssh", "-F", path, "worker1", "hostname"])
-    assert said.stdout.strip() == "worker1"
+    lab.wait_for_login(*RECIPE)
+    for name in RECIPE:
+        assert lab.host.run(["ssh", "-F", path, name, "hostname"]).stdout.strip() == name
+    # Another machine in its place is noticed.
+    known = lab.host.path("/var/lib/qemulab/lab/ssh/known_hosts")
+    lines = known.read_text(encoding="utf-8")
+    keys = [line.split()[2] for line in lines.splitlines()]
+    known.write_text(lines.replace(keys[0], keys[1]), encoding="utf-8")
+    said = lab.host.run(["ssh", "-F", path, "master", "hostname"], check=False)
+    assert "Host key verification failed" in said.stderr
+    known.write_text(lines, encoding="utf-8")
+
+
+def test_ssh_config_is_for_the_user_whose_key_is_let_in(lab: Lab) -> None:
+    """By a key of their own, whatever it is called; not a word of the lab's, which is root's."""
+    home = "/tmp/visitor"
+    lab.host.run(["useradd", "-m", "-d", home, "visitor"])
+    try:
+        as_visitor = ["setpriv", "--reuid=visitor", "--regid=visitor", "--clear-groups"]
+        make = f"mkdir -m 700 {home}/.ssh && ssh-keygen -q -t ed25519 -N '' -f {home}/.ssh/work"
+        lab.host.run([*as_visitor, "sh", "-c", make])
+        public = lab.host.run(["cat", f"{home}/.ssh/work.pub"]).stdout.strip()
+        lab.ssh("worker1", f"echo '{public}' >> /root/.ssh/authorized_keys")
+        ask = [harness.REPO / "salt-call", "--out=json", "qemulab.ssh_config"]
+        said = json.loads(lab.host.run(["env", "SUDO_USER=visitor", *ask]).stdout)["local"]
+        path = f"{home}/lab.ssh"
+        lab.host.run(["sh", "-c", f"cat > {path}"], stdin=said)
+        done = lab.host.run([*as_visitor, "ssh", "-F", path, "worker1", "hostname"])
+        assert (done.stdout.strip(), done.stderr) == ("worker1", "")
+        assert lab.host.run(["ssh", "-F", path, "master", "hostname"]).stdout.strip() == "master"
+    finally:
+        lab.host.run(["userdel", "-r", "visitor"], check=False)
+
+
+def test_host_keys_are_nobody_elses(lab: Lab) -> None:
+    """Root's file, read by QEMU's group alone; not a line of it is anywhere else."""
+    key = "/var/lib/qemulab/lab/vms/master/ssh_host_ed25519_key"
+    assert lab.host.run(["stat", "-c", "%U:%G %a", key]).stdout.strip() == "root:qemulab 640"
+    secret = lab.host.run(["sed", "-n", "3p", key]).stdout.strip()
+    assert len(secret) > 60
+    trees = ["/var/lib/qemulab", "/var/log/qemulab", "/run/qemulab", "/etc/systemd/system"]
+    found = lab.host.run(["grep", "-rlsF", secret, *trees], check=False).stdout.split()
+    assert found == [key]
+    assert secret not in lab.host.run(["ps", "-ewwo", "args"]).stdout
+    assert secret not in json.dumps(lab.apply(test=True)) + json.dumps(
+        lab.call("vm_info", "master")
+    )
+
+
+def test_machine_that_was_started_before_there_were_host_keys_goes_on(lab: Lab) -> None:
+    """Nothing is changed or told; ssh takes it as it did then, until its next start."""
+    vms = lab.host.path("/var/lib/qemulab/lab/vms")
+    key, kept = vms / "worker1/ssh_host_ed25519_key", vms / "worker1/kept"
+    known = lab.host.path("/var/lib/qemulab/lab/ssh/known_hosts")
+    lines = known.read_text(encoding="utf-8")
+    key.rename(kept)
+    known.write_text("".join(x for x in lines.splitlines(True) if "worker1" not in x), "utf-8")
+    before = lab.pids()
+    states = lab.apply()
+    assert lab.changes(states) == {}
+    assert lab.pids() == before
+    comment = states["vm_running worker1"]["comment"]
+    command = comment[comment.index("ssh ") :]
+    assert "StrictHostKeyChecking=no" in command
+    assert lab.host.run(["sh", "-c", f"{command} hostname"]).stdout.strip() == "worker1"
+    assert not key.exists()
+    kept.rename(key)
+    known.write_text(lines, encoding="utf-8")
 
 
 def test_the_guest_is_not_removed_under_its_machines(lab: Lab) -> None:
@@ -256,7 +325,8 @@ def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
     assert lab.changes(done) == lab.changes(said)
     left = lab.leftovers()
     assert set(left) == {"files"}
-    kept = r"/var/lib/qemulab/(guest/.*|\.guest\.lock|lab/ssh/.*|lab/vms/[a-z0-9]+/disks/.*)"
+    kept = r"/var/lib/qemulab/(guest/.*|\.guest\.lock|lab/ssh/.*)"
+    kept += r"|/var/lib/qemulab/lab/vms/[a-z0-9]+/(disks/.*|ssh_host_.*)"
     kept += r"|/var/log/qemulab/lab/.*"
     files = {path for path in left["files"] if re.fullmatch(kept, path)}
     directories = {str(parent) for path in files for parent in Path(path).parents}

@@ -54,12 +54,8 @@ def test_the_formula_names_files_that_are_there(repo: Path) -> None:
 
 
 def test_debians_package_suggests_what_a_lab_needs(repo: Path) -> None:
-    """But for the kernel, which is unpacked aside."""
-    needed = {
-        package.name
-        for purpose, package in distribution.TABLE["debian"].items()
-        if purpose != distribution.KERNEL
-    }
+    """But for what is only unpacked aside."""
+    needed = {package.name for package in distribution.TABLE["debian"].values()}
     suggested = re.findall(r"^Suggests:\n((?: .*\n)+)", read(repo, "debian/control"), re.MULTILINE)
     assert set(re.findall("[a-z0-9-]+", suggested[0])) == needed - ESSENTIAL
 
