@@ -4,6 +4,7 @@ Reservations that change while real guests hold leases: no restart, no lease los
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import harness
@@ -63,7 +64,11 @@ def agreed(lab: Lab, declared: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_reservations_change_under_running_guests(host: harness.Host) -> None:
-    """Added, moved and removed; the DHCP server is one and the same process all along."""
+    """
+    Added, moved, removed and of a machine's own; the DHCP server is the same process all along.
+
+    At last the lab of an older version is taken over: its machines run on.
+    """
     lab = Lab(host)
     lab.apply(declared=pillar(master="10.0.3.101", worker1="10.0.3.102"))
     lab.wait_for_login("master", "worker1")
@@ -105,5 +110,53 @@ def test_reservations_change_under_running_guests(host: harness.Host) -> None:
     harness.wait_for(lambda: resolved(lab, "worker1") == "", 5, "the name's end")
 
     assert lab.changes(lab.apply(declared=removed)) == {}
+
+    addressed(lab)
     assert lab.pids() == before
     assert resolved(lab, "master") == "10.0.3.101"
+    taken_over(lab, removed, before)
+
+
+def addressed(lab: Lab) -> None:
+    """Hold that a machine's own address is reserved as by a reservation, while its guest runs."""
+    lab.ssh("worker1", "killall -USR1 udhcpc")
+    harness.wait_for(lambda: MACS["worker1"] in leased(lab), 30, "the guest's own lease")
+    assert resolved(lab, "worker1") == leased(lab)[MACS["worker1"]]
+    own = pillar(master="10.0.3.101", spare="10.0.3.104")
+    own["vms"]["worker1"]["nics"][0]["address"] = "10.0.3.122"
+    done = agreed(lab, own)
+    assert done == {
+        "vm_running worker1": {
+            "nics:0:address": {"old": None, "new": "10.0.3.122", "effect": "live"},
+            "nics:0:lease": {"old": "contradicts", "new": "released", "effect": "live"},
+        }
+    }
+    harness.wait_for(lambda: resolved(lab, "worker1") == "10.0.3.122", 5, "the reserved name")
+    lab.ssh("worker1", "killall -USR1 udhcpc")
+    harness.wait_for(
+        lambda: leased(lab).get(MACS["worker1"]) == "10.0.3.122", 30, "the guest's new lease"
+    )
+    assert lab.changes(lab.apply(declared=own)) == {}
+
+
+def taken_over(lab: Lab, declared: dict[str, Any], before: dict[str, int]) -> None:
+    """Hold that the lab of an older version is taken over, and that its machines run on."""
+    older(lab)
+    done = agreed(lab, declared)
+    domain = {"old": None, "new": "lab.internal", "effect": "live"}
+    assert done == {"network_present vmlan": {"dns:domain": domain}}
+    assert {name: lab.pids()[name] for name in MACS} == {name: before[name] for name in MACS}
+    assert resolved(lab, "master.lab.internal") == "10.0.3.101"
+
+
+def older(lab: Lab) -> None:
+    """Have what is stored be as a version left it that knew no domain and no address of a NIC."""
+    files = ["/var/lib/qemulab/lab/networks/vmlan/network.json"]
+    files += [f"/var/lib/qemulab/lab/vms/{name}/vm.json" for name in MACS]
+    for file in files:
+        stored = json.loads(lab.host.run(["cat", file]).stdout)
+        for vm in (stored.get("defined"), stored.get("started")):
+            for nic in (vm or {}).get("nics", ()):
+                del nic["address"]
+        stored.get("dns", {}).pop("domain", None)
+        lab.host.run(["tee", file], stdin=json.dumps(stored))

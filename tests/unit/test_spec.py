@@ -18,7 +18,6 @@ from _qemulab_keys import Forward
 from _qemulab_keys import Lab
 from _qemulab_keys import Network
 from _qemulab_keys import Nic
-from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_kinds import SpecError
 from _qemulab_schema import compact
@@ -56,7 +55,13 @@ def recipe_vm(number: int) -> Vm:
         cdrom="",
         disks=(Disk(name="hda", size="50G", bus="ide"),),
         nics=(
-            Nic(network="vmlan", mac=f"00:00:00:{octets}", model="virtio-net-pci", forwards=()),
+            Nic(
+                network="vmlan",
+                mac=f"00:00:00:{octets}",
+                address=f"10.0.3.{100 + number}",
+                model="virtio-net-pci",
+                forwards=(),
+            ),
             Nic(
                 network="user",
                 mac=f"10:00:00:{octets}",
@@ -69,16 +74,7 @@ def recipe_vm(number: int) -> Vm:
 
 RECIPE = Lab(
     name="lab",
-    networks={
-        "vmlan": dataclasses.replace(
-            VMLAN,
-            reservations={
-                "master": Reservation("00:00:00:11:11:11", "10.0.3.101"),
-                "worker1": Reservation("00:00:00:22:22:22", "10.0.3.102"),
-                "worker2": Reservation("00:00:00:33:33:33", "10.0.3.103"),
-            },
-        )
-    },
+    networks={"vmlan": VMLAN},
     vms={"master": recipe_vm(1), "worker1": recipe_vm(2), "worker2": recipe_vm(3)},
 )
 
@@ -115,7 +111,7 @@ def test_macs_without_quotes_are_decoded_with_a_warning(repo: Path) -> None:
 
 @pytest.mark.parametrize("declaration", [None, {}])
 def test_a_machine_that_says_nothing_is_the_recipes(declaration: Any) -> None:
-    """It brings the recipe's network; only its MAC addresses come from its name."""
+    """It brings the recipe's network; only what tells it from others comes from its name."""
     lab = spec.from_pillar({"vms": {"master": declaration}}).lab
     assert lab.networks == {"vmlan": VMLAN}
     made = lab.vms["master"]
@@ -123,8 +119,8 @@ def test_a_machine_that_says_nothing_is_the_recipes(declaration: Any) -> None:
     assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", mac) for mac in macs)
     assert len(set(macs)) == 2
     nics = [
-        dataclasses.replace(nic, mac=mac)
-        for nic, mac in zip(made.nics, ("00:00:00:11:11:11", "10:00:00:11:11:11"), strict=True)
+        dataclasses.replace(nic, mac=wanted.mac, address=wanted.address)
+        for nic, wanted in zip(made.nics, recipe_vm(1).nics, strict=True)
     ]
     assert dataclasses.replace(made, nics=tuple(nics)) == recipe_vm(1)
 
