@@ -161,7 +161,8 @@ def tell(
     The other machines' leases stay; whoever calls this holds the network's lock.
     """
     vms = machines(site)
-    stale = contradicting(site, name, network, vms)
+    text = host.read(Files(site.layout.network(name)).reservations) or ""
+    stale = contradicting(site, name, network, vms, dnsmasq.parse_reservations(text))
     configuration, *names = all_files(site, name, network, vms)
     written = host.write_all([*([] if leaving else [configuration]), *names, *kept])
     if not site.status("dnsmasq", name).alive:
@@ -237,15 +238,21 @@ def leases(site: Site, name: str) -> list[Lease]:
     return dnsmasq.parse_leases(host.read(site.layout.leases(name)) or "")
 
 
-def contradicting(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> list[Lease]:
-    """Return the leases that would contradict what a network's server is about to be told."""
+def contradicting(
+    site: Site, name: str, network: Network, vms: Mapping[str, Vm], told: Mapping[str, str]
+) -> list[Lease]:
+    """
+    Return the leases that would contradict what a network's server is about to be told.
+
+    told
+        What it knows until now: the address of each MAC address, empty for a name alone.
+    """
     known = lan_hosts.known(name, network, vms)
     reserved = {item.mac: item.address for item in known if item.address}
     named = {item.mac for item in known if item.name}
-    told = host.read(Files(site.layout.network(name)).reservations) or ""
     gone = {
         mac: address
-        for mac, address in dnsmasq.parse_reservations(told).items()
+        for mac, address in told.items()
         if reserved.get(mac) != address and (address or mac not in named)
     }
     subnet = ipaddress.IPv4Interface(network.address).network
@@ -262,7 +269,11 @@ def contradicted(site: Site, network_name: str, name: str, item: Reservation | N
     subnet = ipaddress.IPv4Interface(network.address).network
     if item is not None and ipaddress.IPv4Address(item.address) not in subnet:
         return []
-    return contradicting(site, network_name, with_reservation(network, name, item), machines(site))
+    vms = machines(site)
+    before = lan_hosts.known(network_name, network, vms)
+    told = {each.mac: each.address for each in before if each.address or each.name}
+    after = with_reservation(network, name, item)
+    return contradicting(site, network_name, after, vms, told)
 
 
 def drop_leases(site: Site, name: str, gone: Collection[Lease]) -> None:
