@@ -51,7 +51,9 @@ def lab_stop(lab=None, test=False):
 
         def look():
             site.forget()
-            return plan_lab.plan_lab_stopped({name: looks.runs(site, name) for name in site.vms()})
+            runs = {name: looks.runs(site, name) for name in site.vms()}
+            gone = [image.says for name in runs if runs[name] for image in looks.lost(site, name)]
+            return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone))
 
         def act(plan):
             names = [change.key.partition(":")[2] for change in plan.changes]
