@@ -114,7 +114,7 @@ def test_salt_of_the_host_runs_a_lab(
     lab = Lab(namespace_host)
     copied(namespace_host, other)
     namespace_host.run(["sh", "-c", 'rm -r "$0"/lib/python*/site-packages/supervisor*', other])
-    no_network = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), **byte_code(other)}
+    no_network = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), **byte_code(other)}
     pillar = {"QEMULAB_PILLAR": str(lab.pillar(DECLARED))}
 
     version, said = answer(namespace_host, ["grains.get", "saltversion"], **no_network)
