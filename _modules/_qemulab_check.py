@@ -13,6 +13,7 @@ from typing import Any
 import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_host_ports as host_ports
+import _qemulab_lan_etc as etc
 import _qemulab_lan_link as link
 import _qemulab_lan_way as way
 import _qemulab_routes as routes
@@ -40,6 +41,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
         site = find_site(lab.name)
         check_networks(lab, site, notes)
         check_ways(lab, site, notes)
+        check_resolvers(lab, site, notes)
         check_other_labs(lab, site, notes)
         check_media(lab, site, notes)
         check_memory(lab, notes)
@@ -75,6 +77,18 @@ def check_ways(lab: Lab, site: Site, notes: Notes) -> None:
         shadowed = way.shadowed(known if known and is_up else network, is_up)
         if shadowed is not None:
             notes.warn(path, "; ".join(shadowed))
+
+
+def check_resolvers(lab: Lab, site: Site, notes: Notes) -> None:
+    """Warn of machines that run and whose user network no longer knows the lab's names."""
+    for name in lab.vms if host.is_root() else ():
+        # Of a file that is damaged, the machine's own state will tell.
+        with contextlib.suppress(HostError, SpecError):
+            started = site.vm(name)[1]
+            problem = etc.astray(site, name, started) if started else ""
+            if problem:
+                do = f"salt-call qemulab.vm_restart {name}"
+                notes.warn(f"lab:vms:{name}", f"{problem}; {do}")
 
 
 def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:

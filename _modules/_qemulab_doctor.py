@@ -293,6 +293,16 @@ def ways(lab: Lab, site: Site) -> Iterator[Finding]:
         yield Finding(OK, "routing", "no rule of the host leads past a network")
 
 
+def resolvers(lab: Lab, site: Site) -> Iterator[Finding]:
+    """Look whether machines that run still get the lab's names from their user network."""
+    notes = kinds.Notes()
+    check.check_resolvers(lab, site, notes)
+    for each in notes.warnings:
+        yield Finding(WARN, each.path, each.problem)
+    if lab.vms and not notes.warnings:
+        yield Finding(OK, "resolvers", "no machine that runs has lost the lab's names")
+
+
 def network_managers(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look for a program of the host that takes a TAP for an interface of its own."""
     found = False
@@ -396,6 +406,7 @@ CHECKS: tuple[Check, ...] = (
     disk_space,
     addresses,
     ways,
+    resolvers,
     network_managers,
     ports,
     other_servers,

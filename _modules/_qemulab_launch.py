@@ -4,13 +4,13 @@ What a machine is started with: command line, scripts, unit.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
 import _qemulab_guest as guest
 import _qemulab_host as host
+import _qemulab_lan_etc as etc
 import _qemulab_machine as machine
 import _qemulab_probe as probe
 import _qemulab_run_consoles as consoles
@@ -107,10 +107,7 @@ def unit(site: Site, name: str, vm: Vm) -> Unit:
     """Return the unit of a machine."""
     layout = site.layout
     binds = [(source, str(media_paths(site, name, vm)[item])) for item, source in media(vm).items()]
-    lab_networks = [nic.network for nic in vm.nics if nic.network != USER_NETWORK]
-    if lab_networks and os.path.exists("/etc/resolv.conf"):
-        # QEMU's user network answers DNS from this file: the lab's names must resolve there too.
-        binds.append((str(layout.resolv_conf(lab_networks[0])), "/etc/resolv.conf"))
+    binds += etc.binds(site, vm)
     return Unit(
         kind="vm",
         lab=site.lab,
@@ -145,6 +142,9 @@ def prepare_script(site: Site, name: str, vm: Vm) -> str:
         # Not root's: systemd may have made it, for the binds below it. An apply has done all this.
         fine = f"[ -d {path} ] && [ ! -O {path} ]"
         lines.append(f"{fine} || install -d -m 0700 -o {host.USER} -g {host.USER} {path}")
+    if etc.network_of(vm):
+        elsewhere = quote(str(layout.host_etc))
+        lines.append(f"[ -d {elsewhere} ] || mkdir -p {elsewhere}")
     targets = [quote(str(path)) for path in media_paths(site, name, vm).values()]
     if targets:
         directory = quote(str(layout.media(name)))

@@ -103,6 +103,11 @@ class Layout(NamedTuple):
         """The lock of one network or machine."""
         return self.lab_runtime / "locks" / f"{kind}-{name}"
 
+    @property
+    def host_etc(self) -> Path:
+        """Where the machines' QEMUs, and nobody else, see the host's own ``/etc``."""
+        return self.lab_runtime / "etc"
+
     # networks
 
     @property
@@ -122,9 +127,9 @@ class Layout(NamedTuple):
         """The DHCP server's leases; the directory above belongs to the user ``qemulab``."""
         return self.network(name) / "dhcp" / "leases"
 
-    def resolv_conf(self, name: str) -> Path:
-        """The resolver configuration that names the network's DNS server."""
-        return self.network(name) / "resolv.conf"
+    def etc(self, name: str) -> Path:
+        """What the machines of a network have as ``/etc``: links to the host's, but one file."""
+        return self.network(name) / "etc"
 
     # machines
 

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_host_places as places
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_lan_dhcp as lan
+import _qemulab_lan_etc as etc
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_lan_link as link
 import _qemulab_plan as planner
@@ -212,10 +212,10 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
     ):
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
         scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
+    etc.make(site, name, network)
     return host.write_all(
         [
             *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
-            File(site.layout.resolv_conf(name), dnsmasq.resolv_conf(network)),
             *lan.all_files(site, name, network, vms),
             site.network_as_file(name, network),
         ]

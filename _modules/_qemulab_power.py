@@ -17,6 +17,7 @@ import _qemulab_host as host
 import _qemulab_host_places as places
 import _qemulab_host_ports as ports
 import _qemulab_lan_dhcp as lan
+import _qemulab_lan_etc as etc
 import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
@@ -157,6 +158,10 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     host.make_directory(layout.consoles, mode=0o700, owner=host.USER)
     access.write_authorized_keys(site)
     access.make_host_keys(site, vms)
+    for each in {etc.network_of(vm) for vm in vms.values()}:
+        network = site.network(each) if each else None
+        if network is not None:
+            etc.make(site, each, network)
     for name in vms:
         host.make_directory(layout.vm_runtime(name).parent)
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)

@@ -326,7 +326,7 @@ def supervisord_wrapper(unit: Unit, path: Path) -> str:
             "fi",
         ]
         lines += [
-            f"mount -o bind,ro {shlex.quote(source)} {shlex.quote(destination)}"
+            f"mount -o rbind,ro {shlex.quote(source)} {shlex.quote(destination)}"
             for source, destination in unit.binds
         ]
     keep = ",".join(["-all", *(f"+{name}" for name in unit.capabilities)])

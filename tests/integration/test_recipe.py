@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,18 @@ def resolved(lab: Lab, name: str) -> str:
     """Return the address that the lab's DNS server gives the host."""
     answer = lab.host.run(["dig", "+short", "+time=2", "+tries=2", "@10.0.3.1", "-q", name])
     return answer.stdout.strip()
+
+
+def test_master_resolves_whatever_becomes_of_the_hosts_resolvers(lab: Lab) -> None:
+    """Their file is renamed over, as DHCP clients do it: 10.0.2.3 answers as before."""
+    new = "cp -P /etc/resolv.conf /run/old; echo 'nameserver 192.0.2.99' > /etc/new"
+    lab.host.run(["sh", "-c", f"{new}; mv /etc/new /etc/resolv.conf"])
+    time.sleep(1.5)  # QEMU looks at the file once a second. Source: libslirp, get_dns_addr_cached
+    try:
+        said = lab.ssh("worker1", "nslookup -type=a master 10.0.2.3")
+        assert "10.0.3.101" in said
+    finally:
+        lab.host.run(["mv", "/run/old", "/etc/resolv.conf"])
 
 
 @pytest.mark.parametrize("server", ["10.0.3.1", "10.0.2.3"])

@@ -300,7 +300,7 @@ def test_a_wrapper_prepares_binds_drops_and_becomes_the_machine() -> None:
         "    . /state/prepare\n"
         "    exec unshare --mount --propagation private /bin/sh /state/run inside\n"
         "fi\n"
-        "mount -o bind,ro /srv/a.iso /run/media/cdrom\n"
+        "mount -o rbind,ro /srv/a.iso /run/media/cdrom\n"
         "umask 0077\n"
         f"exec setpriv {drop} /bin/sh /state/launch\n"
     )
@@ -324,4 +324,4 @@ def test_a_path_with_anything_in_it_is_one_word_to_the_shell() -> None:
     """Quoted where it stands."""
     text = units.supervisord_wrapper(VM._replace(binds=((ODD, "/run/a b"),)), Path("/state/run"))
     mounts = [shlex.split(line) for line in text.splitlines() if line.startswith("mount ")]
-    assert mounts == [["mount", "-o", "bind,ro", ODD, "/run/a b"]]
+    assert mounts == [["mount", "-o", "rbind,ro", ODD, "/run/a b"]]

@@ -14,6 +14,7 @@ from faultlab import ON_SUPERVISORD
 from faultlab import ON_SYSTEMD
 from faultlab import healed
 from faultlab import hub_carries
+from faultlab import pids
 from faultlab import qemus
 from labs import Lab
 from labs import tiny
@@ -95,6 +96,44 @@ def test_a_lab_needs_no_ipv6(lab: Lab) -> None:
     finally:
         lab.host.run(["umount", "/proc/sys/net"])
         lab.host.run(["rm", "/usr/local/sbin/ip"])
+
+
+NEW_RESOLVER = """
+    cp -P /etc/resolv.conf /etc/resolv.conf.old
+    echo 'nameserver 192.0.2.99' > /etc/resolv.conf.new
+    mv /etc/resolv.conf.new /etc/resolv.conf"""
+
+
+def seen(lab: Lab, pid: int) -> list[str]:
+    """Return the resolver configuration that a process sees, and what else of /etc it can open."""
+    look = 'cat /etc/resolv.conf; cd /etc; for each in *; do [ ! -e "$each" ] || echo "$each"; done'
+    enter = ["nsenter", "--target", str(pid), "--mount", "--", "sh", "-c", look]
+    return lab.host.run(enter).stdout.splitlines()
+
+
+def test_lab_names_survive_a_new_resolv_conf(lab: Lab) -> None:
+    """It is renamed over the old one; a machine that runs sees all else of /etc as before."""
+    pid = pids(lab)["a"]
+    before = seen(lab, pid)
+    assert before[0] == "nameserver 10.0.3.1"
+    host_own = seen(lab, lab.host.pid1)
+    assert [line for line in host_own if not line.startswith("nameserver")] == before[1:]
+    try:
+        lab.host.run(["sh", "-c", NEW_RESOLVER])
+        assert seen(lab, lab.host.pid1)[0] == "nameserver 192.0.2.99"
+        assert seen(lab, pid)[0] == "nameserver 10.0.3.1"
+        assert lab.changes(lab.apply(declared=DECLARED)) == {}
+        # One that has lost it all the same is named, by the apply and by the doctor.
+        lab.host.run(["nsenter", "--target", str(pid), "--mount", "umount", "/etc"])
+        told = "lab:vms:a: its 10.0.2.3 answers by the host's /etc/resolv.conf, and knows no name"
+        warnings = lab.apply(declared=DECLARED)["declared lab-declared"]["warnings"]
+        assert any(text.startswith(told) for text in warnings)
+        lines = lab.host.salt_call("qemulab.doctor", pillar=lab.pillar(DECLARED), check=False)
+        assert any(line.startswith(f"warn  {told}") for line in lines)
+        lab.call("vm_restart", "a")
+        assert not lab.apply(declared=DECLARED)["declared lab-declared"].get("warnings")
+    finally:
+        lab.host.run(["mv", "/etc/resolv.conf.old", "/etc/resolv.conf"])
 
 
 RULES = {
