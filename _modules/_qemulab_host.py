@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -395,30 +394,6 @@ def remove_empty(path: Path) -> None:
     """Remove a directory if it is empty; anything else about it is left alone."""
     with contextlib.suppress(OSError):
         path.rmdir()
-
-
-def link_target(path: Path) -> str:
-    """Return what a link says, empty where it is none."""
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def make_links(directory: Path, links: Mapping[str, str]) -> None:
-    """
-    Make a directory of ours hold links by name, and no others; files in it stay as they are.
-
-    links
-        What each is a link to.
-    """
-    with _refused(directory):
-        for name in os.listdir(directory):
-            path = directory / name
-            if path.is_symlink() and links.get(name) != os.readlink(path):
-                path.unlink()
-        for name in links.keys() - set(os.listdir(directory)):
-            os.symlink(links[name], directory / name)
 
 
 def mode(path: Path | str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
+import _qemulab_host_links as host_links
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
@@ -35,11 +36,11 @@ def make(site: Site, name: str, network: Network) -> None:
     directory = site.layout.etc(name)
     host.make_directory(directory)
     links = {
-        entry: target(entry, host.link_target(ETC / entry), site.layout.host_etc)
+        entry: target(entry, host_links.target(ETC / entry), site.layout.host_etc)
         for entry in host.list_directory(ETC, hidden=True)
         if entry != RESOLVER
     }
-    host.make_links(directory, links)
+    host_links.make(directory, links)
     host.write_all([resolver(site, name, network)])
 
 
