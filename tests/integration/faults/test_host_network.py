@@ -116,11 +116,11 @@ def test_lab_names_survive_a_new_resolv_conf(lab: Lab) -> None:
     pid = pids(lab)["a"]
     before = seen(lab, pid)
     assert before[0] == "nameserver 10.0.3.1"
-    host_own = seen(lab, lab.host.pid1)
+    host_own = seen(lab, 1)
     assert [line for line in host_own if not line.startswith("nameserver")] == before[1:]
     try:
         lab.host.run(["sh", "-c", NEW_RESOLVER])
-        assert seen(lab, lab.host.pid1)[0] == "nameserver 192.0.2.99"
+        assert seen(lab, 1)[0] == "nameserver 192.0.2.99"
         assert seen(lab, pid)[0] == "nameserver 10.0.3.1"
         assert lab.changes(lab.apply(declared=DECLARED)) == {}
         # One that has lost it all the same is named, by the apply and by the doctor.
