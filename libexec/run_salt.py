@@ -29,16 +29,23 @@ def brief(record: logging.LogRecord) -> bool:
     number = getattr(error, "line_num", None)
     said = record.getMessage()
     if record.name == PILLAR and isinstance(number, int) and not re.search(r"\bline \d", said):
-        record.msg, record.args = f"{said}: {place(number)}".replace("%", "%%"), ()
+        record.msg, record.args = f"{said}: {place(number, said)}".replace("%", "%%"), ()
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         record.exc_info = None
     return True
 
 
-def place(number: int) -> str:
-    """Return a line of the pillar, as a user finds it."""
+def place(number: int, said: str) -> str:
+    """Return a line of the pillar, or of what it includes, as a user finds it."""
     folder = next(word for word in sys.argv if word.startswith("--config-dir=")).partition("=")[2]
     pillar = Path(folder, "pillar", "qemulab.sls")
+    named = re.search(r"SLS '([^']+)'", said)
+    if named and named[1] != "qemulab":
+        beside = pillar.resolve().parent.joinpath(*named[1].split("."))
+        files = beside.with_suffix(".sls"), beside / "init.sls"
+        pillar = next(filter(Path.is_file, files), beside)
+    if not pillar.is_file():
+        return f"line {number} of {named[1] if named else pillar}"
     lines = pillar.read_text(encoding="utf-8", errors="replace").splitlines()
     # What Jinja has made of it may have other lines.
     tab = number <= len(lines) and "\t" in lines[number - 1]
@@ -55,7 +62,8 @@ def refuse_unknown(function: str, functions: Mapping[str, Callable[..., Any]]) -
     if function in functions:
         return
     module = function.partition(".")[0]
-    known = functions["sys.list_functions"](module)
+    listed = functions["sys.list_functions"]
+    known = listed(module) or listed()
     longer = [name for name in known if name.startswith(function)]
     near = longer or difflib.get_close_matches(function, known, n=1)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""

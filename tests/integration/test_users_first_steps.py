@@ -90,7 +90,7 @@ def test_b10_a_pillar_that_is_no_yaml_is_told_by_its_line(namespace_host: harnes
 MISTYPED = [
     (["qemulab.vm_inf"], "'qemulab.vm_inf' is not available; did you mean qemulab.vm_info?"),
     (["qemulab.vm_sotp", "a"], "'qemulab.vm_sotp' is not available; did you mean"),
-    (["qemulb.vm_list"], "'qemulb.vm_list' is not available"),
+    (["qemulb.vm_list"], "'qemulb.vm_list' is not available; did you mean qemulab.vm_list?"),
     (["qemulab.vm_stop", "mastr"], "the lab lab has no machine mastr; it has none"),
     (["qemulab.vm_ensure", "a", "{memmory: 64}"], "unknown key; did you mean memory?"),
     (["qemulab.vm_list", "lab=x y"], "a name has 1 to 32 letters"),
