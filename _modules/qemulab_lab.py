@@ -7,6 +7,7 @@ import _qemulab_look as looks
 import _qemulab_network as networks
 import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
+import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_vm as machines
 import _qemulab_vm_held as held
@@ -94,7 +95,11 @@ def lab_start(lab=None, test=False):
             site.forget()
             plans = {name: _network_plan(site, name) for name in site.networks()}
             vms = {name: looks.look(site, name)[0] for name in defined}
-            return plan_lab.plan_lab_started([name for name in plans if plans[name].changes], vms)
+            down = [name for name in plans if plans[name].changes]
+            plan = plan_lab.plan_lab_started(down, vms)
+            off = [name for name in vms if vms[name] in looks.OFF]
+            unlike = [f"{name}: {text}" for name in off for text in _unlike(site, name)]
+            return plan._replace(notes=(*plan.notes, *unlike))
 
         def act(plan):
             keys = [change.key.partition(":") for change in plan.changes]
@@ -110,6 +115,11 @@ def lab_start(lab=None, test=False):
                 ssh[name] = made["ssh"] or None
 
         return {**face.converge(site, look, act, test), "ssh": ssh}
+
+
+def _unlike(site, name):
+    """Return in words what a machine that is off will not find as it was."""
+    return powers.unlike_before(site, name, site.vm(name)[0])
 
 
 def _network(site, name):
@@ -135,7 +145,8 @@ def lab_restart(lab=None):
     Machines that are off are started as well. Raises CommandExecutionError, and stops none, where a
     machine alone holds a disk whose file is gone: ``vm_restart`` gives that up.
 
-    Returns ``how`` of ``lab_stop``, and ``ssh`` of ``lab_start``.
+    Returns ``how`` of ``lab_stop``, and ``ssh`` of ``lab_start``; as ``warnings`` what is not as it
+    was, as ``vm_start`` does.
 
     CLI Example:
 
@@ -148,4 +159,6 @@ def lab_restart(lab=None):
         for name in site.vms():
             held.need_none(name, looks.lost(site, name))
     how = lab_stop(lab)["how"]
-    return {"how": how, "ssh": lab_start(lab)["ssh"]}
+    started = lab_start(lab)
+    warnings = {"warnings": started["notes"]} if started["notes"] else {}
+    return {"how": how, "ssh": started["ssh"], **warnings}

@@ -23,6 +23,14 @@ NAMED = ("name", "network", "lab", "tag")
 
 
 RESERVED = {"mac": "52:54:00:00:00:01", "address": "10.0.3.9"}
+STARTED = {
+    key: {"old": old, "new": new, "effect": "live"}
+    for key, old, new in (
+        ("networks:one", "down", "up"),
+        ("networks:two", "down", "up"),
+        ("vms:a", "stopped", "running"),
+    )
+}
 ASKED: list[tuple[str, dict[str, Any], Any]] = [
     (
         "network_ensure",
@@ -47,6 +55,19 @@ ASKED: list[tuple[str, dict[str, Any], Any]] = [
     ("lease_list", {"lab": "nosuch"}, "lab: this host has no lab nosuch; it has lab"),
     ("reservation_list", {"lab": "nosuch"}, "lab: this host has no lab nosuch; it has lab"),
     ("ssh_config", {"lab": "nosuch"}, "lab: this host has no lab nosuch; it has lab"),
+    (
+        "lab_start",
+        {"test": True},
+        {
+            "changes": STARTED,
+            "pending": {},
+            "refused": {},
+            "notes": ["a: the disk hda is made anew: it had no file"],
+            "machines": [],
+            "lab": "lab",
+            "ssh": {},
+        },
+    ),
     ("vm_remove", {"name": "nobody"}, "the lab lab has no machine nobody; it has a"),
     ("vm_remove", {"name": "a", "lab": "two"}, "the lab two has no machine a; it has none"),
     (
