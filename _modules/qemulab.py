@@ -109,7 +109,7 @@ def declaration(pillar=None, running=False):
             return dict(declarations.NOTHING)  # whose lab it is cannot be told
 
         def missing():
-            return missing_packages(declared)
+            return _missing(declared)
 
         found = site.recent(  # each SLS of the tree asks for itself
             declarations.question(declared),
@@ -134,13 +134,17 @@ def missing_packages(pillar=None):
         salt-call qemulab.missing_packages
     """
     with face.errors():
-        lab, _ = spec.survey(_pillar(pillar))
-        if lab is None or not lab.vms:
-            lab = spec.from_pillar({"vms": {"any": {}}}).lab
-        missing = probe.missing_packages(probe.needed(lab))
+        missing = _missing(_pillar(pillar))
         if missing and not __opts__["test"]:
             host.progress(f"installing {', '.join(missing)}")
         return missing
+
+
+def _missing(declared):
+    lab, _ = spec.survey(declared)
+    if lab is None or not lab.vms:
+        lab = spec.from_pillar({"vms": {"any": {}}}).lab
+    return probe.missing_packages(probe.needed(lab))
 
 
 def lab_check(pillar=None):
