@@ -113,6 +113,24 @@ def test_every_page_has_a_row_for_each_effect(repo: Path, page: str, elsewhere: 
     assert rows == set(EFFECTS) - elsewhere
 
 
+def test_every_test_that_reliability_names_is_there(repo: Path) -> None:
+    """Under its very name, and each fault of a real host, guest or user has one."""
+    text = (repo / "docs/reliability.md").read_text(encoding="utf-8")
+    files = {path: path.read_text(encoding="utf-8") for path in (repo / "tests").rglob("test_*.py")}
+    tests = {name for each in files.values() for name in re.findall(r"^def (test_\w+)", each, re.M)}
+    paths = [f"/{path.relative_to(repo)}" for path in files]
+    named = re.findall(r"`([\w/]*test_\w+(?:\.py)?)`", text)
+    missing = [
+        name
+        for name in named
+        if name not in tests and not any(path.endswith(f"/{name}") for path in paths)
+    ]
+    assert not missing
+    (table,) = re.findall(r"^\| what happens \|.*\| test \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    without = [row for row in table.splitlines() if "`test_" not in row.rsplit("|", 2)[1]]
+    assert table and not without
+
+
 def test_every_key_has_a_sentence() -> None:
     """For the reference, and for whoever reads the declaration."""
 
