@@ -118,7 +118,7 @@ class Vm:
     boot: str = key(choice("guest", "cdrom", "disk"), "", effect="restart",
         default_text="`cdrom` where one is declared, else `disk` where one has a `backing`, "
         "else `guest`",
-        doc="what is booted first; `guest` is the built-in Linux")
+        doc="what is booted first; `guest` is the built-in guest")
     cdrom: str = key(kinds.PATH, "", effect="live", default_text="an empty drive",
         doc="ISO image in the CD drive; it is read where it lies, never copied")
     disks: tuple[Disk, ...] = key(list_of(nested(Disk)), (Disk(),), of=Disk,
