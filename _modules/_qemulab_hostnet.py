@@ -39,6 +39,12 @@ def survey() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return [link for link in links if link.get("ifname")], routes
 
 
+def rules() -> list[dict[str, Any]]:
+    """Return the host's rules of routing as ``ip -N -j`` has them, the one that counts first."""
+    shown = host.run(["ip", "-N", "-j", "rule", "show"], check=False)
+    return list(json.loads(shown.stdout)) if shown.status == 0 and shown.stdout.strip() else []
+
+
 def has_carrier(interface: str) -> bool:
     """Return whether an interface is up, and a TAP has a process attached to it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
