@@ -62,14 +62,16 @@ def configuration_option(site: Site, name: str) -> str:
 
 
 def machines(site: Site) -> dict[str, Vm]:
-    """Return the lab's machines as they run, or else as they were applied."""
-    found = {}
+    """Return the lab's machines as they run, and behind those the others as they were applied."""
+    runs: dict[str, Vm] = {}
+    off: dict[str, Vm] = {}
     for name in site.vms():
         defined, started = site.vm(name)
-        vm = started or defined
-        if vm is not None:
-            found[name] = vm
-    return found
+        if started is not None:
+            runs[name] = started
+        elif defined is not None:
+            off[name] = defined
+    return {**runs, **off}
 
 
 def configuration_file(site: Site, name: str, network: Network, known: Iterable[Known]) -> File:

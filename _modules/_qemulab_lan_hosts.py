@@ -48,7 +48,8 @@ def known(name: str, network: Network, vms: Mapping[str, Vm]) -> list[Known]:
         The network.
 
     vms
-        The lab's machines.
+        The lab's machines. Of two that have the same MAC address or address, as one that is no
+        longer declared has it and its successor, it is the first one's.
 
     A machine's name goes to one of its NICs: the one with an address, else the first. A declared
     reservation stands before it: both for its MAC address and for its name.
@@ -58,7 +59,10 @@ def known(name: str, network: Network, vms: Mapping[str, Vm]) -> list[Known]:
         for host_name, item in sorted(network.reservations.items())
     }
     away = set()
-    for vm_name, vm in sorted(vms.items()):
+    addresses = {item.address for item in found.values()}
+    # In the order of their names, so that the same machines always make the same text.
+    order = dict.fromkeys(found, "")
+    for vm_name, vm in vms.items():
         here = [nic for nic in vm.nics if nic.network == name]
         if has_way_out(vm):
             away |= {nic.mac for nic in here}
@@ -67,12 +71,15 @@ def known(name: str, network: Network, vms: Mapping[str, Vm]) -> list[Known]:
         taken = vm_name in network.reservations or len(others) < len(here)
         for nic in others:
             called = vm_name if nic is own and not taken else ""
-            found.setdefault(nic.mac, Known(nic.mac, nic.address, called))
+            address = "" if nic.address in addresses else nic.address
+            found.setdefault(nic.mac, Known(nic.mac, address, called))
+            order.setdefault(nic.mac, vm_name)
+            addresses.add(address)
     router = network.dhcp.router
     return [
         # A machine is not its own way out.
         item._replace(routed=item.mac not in away and item.address != router)
-        for item in found.values()
+        for item in sorted(found.values(), key=lambda item: order[item.mac])
     ]
 
 

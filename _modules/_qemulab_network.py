@@ -197,7 +197,7 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
     Write what was applied of a network and all that its processes read.
 
     vms
-        The lab's machines, with those that are about to be begun.
+        The lab's machines, those that are about to be begun first.
 
     Returns which had to be written.
     """
@@ -266,7 +266,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
             end_orphans(site, name, before.defined)
         if before.defined is not None and keys & {"interface", "multicast", "address"}:
             take_down(site, name, before.defined)
-        written = write_files(site, name, network, {**lan.machines(site), **row.vms})
+        written = write_files(site, name, network, {**row.vms, **lan.machines(site), **row.vms})
         files = Files(site.layout.network(name))
         moved = before.defined is not None and "address" in keys
         anew = files.configuration in written or not before.dnsmasq

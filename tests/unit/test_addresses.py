@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import _qemulab_dnsmasq as dnsmasq
+import _qemulab_lan_dhcp as lan_dhcp
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_plan as planner
 import _qemulab_spec as spec
@@ -19,6 +21,7 @@ from _qemulab_lan_hosts import Known
 from _qemulab_plan import LIVE
 from _qemulab_plan import Change
 from _qemulab_plan import VmFacts
+from _qemulab_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +158,41 @@ def test_an_address_of_a_nic_is_reserved_under_the_machines_name() -> None:
     assert names(pillar) == {"worker3": "10.0.3.104"}
     declared = spec.from_pillar(pillar).lab
     assert lan_hosts.reserved("vmlan", declared.vms) == {"worker3": Reservation(mac, "10.0.3.104")}
+
+
+@pytest.mark.parametrize("same", [AT, {"network": "vmlan", "mac": MAC_1}, {**AT, "mac": MAC_1}])
+def test_what_a_machine_has_comes_to_its_successor(same: dict[str, Any], tmp_path: Path) -> None:
+    """One that is off and no longer declared has the same still: dnsmasq takes the first alone."""
+    site = Site("lab", str(tmp_path))
+    old, new = (
+        spec.from_pillar(lab({name: [same]})).lab.vms[name] for name in ("worker3", "worker4")
+    )
+    network = spec.network_from("vmlan", {}, "lab")
+    site.store_vm("worker3", old, old)
+    site.store_vm("worker4", new, None)
+
+    def has_it() -> list[str]:
+        known = lan_hosts.known("vmlan", network, lan_dhcp.machines(site))
+        had = {"address": AT["address"]} if "address" in same else {}
+        mine = {**had, "mac": MAC_1} if "mac" in same else had
+        return [each.name for each in known if mine.items() <= each._asdict().items()]
+
+    assert has_it() == ["worker3"]
+    site.store_vm("worker3", old, None)
+    site.store_vm("worker4", new, new)
+    assert has_it() == ["worker4"]
+    if "address" in same:
+        found = lan_hosts.names("vmlan", network, lan_dhcp.machines(site))
+        assert found == {"worker4": AT["address"]}
+
+
+def test_the_order_of_machines_changes_nothing_else() -> None:
+    """What the server reads is the same for the same machines, whichever of them runs."""
+    declared = spec.from_pillar(lab({"a": [AT], "b": [{"network": "vmlan"}]})).lab
+    network = declared.networks["vmlan"]
+    turned = dict(reversed(declared.vms.items()))
+    straight = lan_hosts.known("vmlan", network, declared.vms)
+    assert lan_hosts.known("vmlan", network, turned) == straight
 
 
 def test_one_nic_of_several_has_the_name() -> None:
