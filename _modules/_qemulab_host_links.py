@@ -4,6 +4,7 @@ Links of the host's file system: a part of the seam.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,14 +27,15 @@ def make(directory: Path, links: Mapping[str, str]) -> None:
     links
         What each is a link to.
 
-    Raises HostError where the kernel refuses.
+    Raises HostError where the kernel refuses. Another apply may be at the same links.
     """
     try:
         for name in os.listdir(directory):
             path = directory / name
             if path.is_symlink() and links.get(name) != target(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
         for name in links.keys() - set(os.listdir(directory)):
-            os.symlink(links[name], directory / name)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(links[name], directory / name)
     except OSError as err:
         raise HostError(f"{directory} could not be written: {err.strerror}") from err

@@ -82,10 +82,16 @@ def astray(site: Site, name: str, vm: Vm) -> str:
     network = site.network(on) if on else None
     if network is None or not pid:
         return ""
+    root = f"/proc/{pid}/root"
+    path = f"{root}{ETC}/{RESOLVER}"
+    # An older version mounted a file of the lab's over what the host's link leads to.
+    link = host_links.target(Path(path))
+    if link:
+        path = f"{root}{link}" if link.startswith("/") else f"{root}{ETC}/{link}"
     try:
-        seen = host.read(f"/proc/{pid}/root/etc/{RESOLVER}")
+        seen = host.read(path)
     except HostError:
-        seen = None  # a link: the host's own
+        seen = None  # a link again: the host's own
     if seen == dnsmasq.resolv_conf(network):
         return ""
     return "its 10.0.2.3 answers by the host's /etc/resolv.conf, and knows no name of the lab"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import _qemulab_host as host
+import _qemulab_host_links as host_links
 import _qemulab_lan_etc as etc
 import _qemulab_spec as spec
 import pytest
 from _qemulab_keys import Nic
 from _qemulab_keys import Vm
 from _qemulab_site import Site
+from _qemulab_supervisors import Status
 
 NETWORK = spec.network_from("vmlan", {}, "lab")
 ON_VMLAN = Vm(nics=(Nic(network="user"), Nic(network="vmlan"), Nic(network="other")))
@@ -64,3 +67,47 @@ def test_a_machine_sees_it_where_it_is_on_a_network() -> None:
         ("/var/lib/qemulab/lab/networks/vmlan/etc", "/etc"),
     ]
     assert etc.binds(site, Vm(nics=(Nic(network="user"),))) == []
+
+
+def test_links_that_another_apply_is_at_are_made_by_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there first with one, and took another away."""
+    make, names = os.symlink, os.listdir
+
+    def too_late(target: str, path: Path) -> None:
+        make(target, path)
+        make(target, path)
+
+    def gone_since(directory: Path) -> list[str]:
+        found = names(directory)
+        (directory / "old").unlink(missing_ok=True)
+        return found
+
+    make("/none", tmp_path / "old")
+    monkeypatch.setattr(os, "symlink", too_late)
+    monkeypatch.setattr(os, "listdir", gone_since)
+    monkeypatch.setattr(Path, "is_symlink", lambda _path: True)
+    host_links.make(tmp_path, {"new": "/etc/new"})
+    assert {each: os.readlink(tmp_path / each) for each in names(tmp_path)} == {"new": "/etc/new"}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_machine_of_an_older_version_is_looked_at_behind_the_hosts_link(
+    hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    """That one mounted a file over what ``/etc/resolv.conf`` leads to: that counts."""
+    site = Site("lab", str(tmp_path / "root"))
+    host.write_all([site.network_as_file("vmlan", NETWORK)])
+    monkeypatch.setattr(site, "status", lambda *_: Status("running", os.getpid()))
+    behind = tmp_path / "run/systemd/resolve/stub-resolv.conf"
+    behind.parent.mkdir(parents=True)
+    behind.write_text("nameserver 10.0.3.1\n", encoding="utf-8")
+    if absolute:
+        (hosts / "resolv.conf").unlink()
+        (hosts / "resolv.conf").symlink_to(behind)
+    assert etc.astray(site, "a", ON_VMLAN) == ""
+    behind.write_text("nameserver 127.0.0.53\n", encoding="utf-8")
+    assert "knows no name of the lab" in etc.astray(site, "a", ON_VMLAN)
+    behind.unlink()
+    assert "knows no name of the lab" in etc.astray(site, "a", ON_VMLAN)
