@@ -16,7 +16,8 @@ from _qemulab_site import Site
 NETWORKD_LINKS = Path("/run/systemd/netif/links")
 """A file for each interface by its number, private to systemd. Source: networkd-link.c"""
 NETWORKD_FILE = "/etc/systemd/network/00-qemulab.network"
-MANAGER_FILE = "/etc/NetworkManager/conf.d/qemulab.conf"
+MANAGER_FILES = "/etc/NetworkManager/conf.d/qemulab-{}.conf"
+"""A file for each interface: of two lines with one key in a file, GLib keeps the last alone."""
 
 
 class Manager(NamedTuple):
@@ -77,7 +78,7 @@ def network_manager(interface: str) -> Manager | None:
     if not network_manager_has(listed.stdout, interface):
         return None
     section = rf"[keyfile]\nunmanaged-devices+=interface-name:{interface}\n"
-    do = f"printf '{section}' >> {MANAGER_FILE} && nmcli general reload"
+    do = f"printf '{section}' > {MANAGER_FILES.format(interface)} && nmcli general reload"
     return Manager("NetworkManager", f"it manages {interface}", do)
 
 

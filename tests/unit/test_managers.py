@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _qemulab_host as host
 import _qemulab_host_managers as managers
 import pytest
+from _qemulab_host import Result
 
 # /run/systemd/netif/links/N of systemd 252, cut to what counts.
 NETWORKD = """\
@@ -54,3 +56,17 @@ def test_networkmanager_is_named_where_it_has_a_profile_on_the_interface(
     listed = f"eth0:connected\nvmlan:{state}\nlo:unmanaged\n"
     assert managers.network_manager_has(listed, "vmlan") is has
     assert not managers.network_manager_has(listed, "vmlan2")
+
+
+def test_networkmanager_is_kept_off_each_interface_by_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two lines with the same key in one file the last would count alone."""
+    monkeypatch.setattr(host, "find_binary", lambda _name: "/usr/bin/nmcli")
+    monkeypatch.setattr(host, "run", lambda *_, **__: Result(0, "a:connected\nb:connected\n", ""))
+    files = set()
+    for name in ("a", "b"):
+        manager = managers.network_manager(name)
+        assert manager is not None and f"interface-name:{name}\\n" in manager.do
+        files.add(manager.do.partition(" > ")[2].partition(" && ")[0])
+    assert files == {f"/etc/NetworkManager/conf.d/qemulab-{name}.conf" for name in ("a", "b")}
