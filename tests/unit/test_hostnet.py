@@ -47,6 +47,13 @@ def test_links_and_routes_are_lists_whatever_there_is() -> None:
     assert all({"dst", "dev"} <= route.keys() for route in routes if route.get("type") == "unicast")
 
 
+@pytest.mark.needs("ip")
+def test_rules_name_their_tables_by_number() -> None:
+    """The one that counts first comes first: every kernel has that of the table local there."""
+    tables = [rule.get("table") for rule in hostnet.rules()]
+    assert tables[0] == "255" and "254" in tables
+
+
 @pytest.mark.needs_root
 @pytest.mark.needs("ip", "unshare")
 def test_a_carrier_is_there_once_an_interface_is_up() -> None:
