@@ -362,8 +362,8 @@ def plan_vm_stopped(running: bool, lost: tuple[str, ...] = ()) -> Plan:
     return Plan((Change("running", True, False, STOP),), notes=lost) if running else Plan()
 
 
-def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
-    """Return what takes a machine away; its disks and variables only where purged."""
+def plan_vm_absent(facts: VmFacts, purge: bool, left: bool = False) -> Plan:
+    """Return what takes a machine away; its disks, and whatever else is ``left``, where purged."""
     found = []
     if facts.status != "stopped":
         found.append(Change("running", True, False, STOP))
@@ -376,6 +376,8 @@ def plan_vm_absent(facts: VmFacts, purge: bool) -> Plan:
         ]
         if facts.has_variables:
             found.append(Change("uefi_variables", "generated", None, DESTROY))
+        if left and not found:
+            found.append(Change("files", "present", None, DESTROY))
     return Plan(tuple(found), notes=() if purge else facts.lost)
 
 

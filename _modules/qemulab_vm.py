@@ -9,6 +9,7 @@ import _qemulab_access as access
 import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_host as host
+import _qemulab_host_own as own
 import _qemulab_host_ports as host_ports
 import _qemulab_kinds as kinds
 import _qemulab_launch as launch
@@ -240,7 +241,8 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
         how = []
 
         def look(each, purge):
-            return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge)
+            left = bool(own.machine(site.layout, each))
+            return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge, left)
 
         row = face.need(ROW, together or {}, "together")
         asked = [each for each, purged in row.items() if not purged]

@@ -327,6 +327,11 @@ def test_stopping_and_removing_say_what_they_cost() -> None:
         "uefi_variables": ("generated", None, DESTROY),
     }
     assert planner.plan_vm_absent(NEW, True) == Plan()
+    # A machine without disks that was taken away before has its host key left.
+    assert shown(planner.plan_vm_absent(NEW, True, left=True).changes) == {
+        "files": ("present", None, DESTROY)
+    }
+    assert planner.plan_vm_absent(NEW, False, left=True) == Plan()
 
 
 # Networks
