@@ -187,7 +187,6 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
     defined, started = site.vm(name)
     status, pid = look(site, name)
     off = status in OFF
-    lost = () if off else held.lost(site, name, started or defined, pid)
     return VmFacts(
         defined=defined,
         started=None if off else started or defined,
@@ -200,7 +199,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
             network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
             for network in site.networks()
         },
-        lost=tuple(each.says for each in lost),
+        lost=tuple(each.says for each in lost(site, name)),
     )
 
 
@@ -208,7 +207,9 @@ def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
     """Return the images that a machine runs on and that are gone from their places."""
     status, pid = look(site, name)
     defined, started = site.vm(name)
-    return () if status in OFF else held.lost(site, name, started or defined, pid)
+    if status in OFF:
+        return ()
+    return held.lost(site, name, started or defined, pid, status == "starting")
 
 
 def has_variables(site: Site, name: str, strict: bool) -> bool:

@@ -42,7 +42,9 @@ class Lost(NamedTuple):
         return f"{self.path} {how}, and what was on it is in {self.held or 'QEMU'} alone"
 
 
-def lost(site: Site, name: str, started: Vm | None, pid: int) -> tuple[Lost, ...]:
+def lost(
+    site: Site, name: str, started: Vm | None, pid: int, starting: bool = False
+) -> tuple[Lost, ...]:
     """
     Return the images of a running machine that are gone from their places.
 
@@ -53,13 +55,18 @@ def lost(site: Site, name: str, started: Vm | None, pid: int) -> tuple[Lost, ...
     pid
         Its process. Where that may not be asked, as by somebody who is not root, a missing file
         is all that is seen.
+
+    starting
+        Whether its QEMU is not heard yet. A process that holds none of its images by then has yet
+        to open them: it is the script that becomes QEMU. Default ``False``.
     """
     opened = process.open_files(pid)
-    if started is None:
-        below = f"{site.layout.disks(name)}/"
-        paths = [Path(path) for path, _ in opened.values() if path.startswith(below)]
-    else:
-        paths = launch.images(site, name, started)
+    # The kernel names files by where links lead to.
+    directory = os.path.realpath(site.layout.disks(name))
+    own = {path: where for path, where in opened.values() if path.startswith(f"{directory}/")}
+    if starting and not own:
+        return ()
+    paths = list(map(Path, own)) if started is None else launch.images(site, name, started)
     found = []
     for path in sorted(paths):
         try:
@@ -67,8 +74,7 @@ def lost(site: Site, name: str, started: Vm | None, pid: int) -> tuple[Lost, ...
         except OSError:
             now = None
         if now is None or (opened and (now.st_dev, now.st_ino) not in opened):
-            held = [where for was, where in opened.values() if was == str(path)]
-            found.append(Lost(str(path), now is not None, held[0] if held else ""))
+            found.append(Lost(str(path), now is not None, own.get(f"{directory}/{path.name}", "")))
     return tuple(found)
 
 
