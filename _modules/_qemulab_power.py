@@ -22,6 +22,7 @@ import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
 import _qemulab_process as process
+import _qemulab_run_left as left
 import _qemulab_vm_media as media
 from _qemulab_accel import blames_kvm
 from _qemulab_host import HostError
@@ -62,6 +63,7 @@ def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None
     """
     if running is None:
         places.check(site, [name])
+        left.need_reach(site, name)
     ports.check(site, name, vm, running)
     media.check(site, name, vm, running)
     site.accel(vm.accel)

@@ -36,6 +36,20 @@ def _machine(site: Site, argv: list[str]) -> str | None:
     return name if words.get("-uuid") == spec.vm_uuid(site.lab, name) else None
 
 
+def need_reach(site: Site, name: str) -> None:
+    """
+    Raise HostError where a machine that is about to be started runs, and nobody reaches it: its
+    supervisor has lost it, and its sockets are gone.
+
+    One that has disks could not get them twice; one without would run twice.
+    """
+    # Looked for only where nobody has seen it end: that is a look at every process of the host.
+    pid = machines(site).get(name) if site.vm(name)[1] else None
+    if pid and not site.status("vm", name, fresh=True).alive and process.exists(pid):
+        problem = f"{name} runs (process {pid}), and nobody reaches it: its sockets are gone"
+        raise HostError(problem, hint="end that process yourself, and apply again")
+
+
 def networks(site: Site) -> dict[str, int]:
     """Return the networks of a lab of which a hub or a dnsmasq runs, each with its PID."""
     found = _supervised(site, ("hub", "dnsmasq"))

@@ -44,7 +44,7 @@ def test_an_image_is_lost_once_it_is_gone_or_another(site: Site) -> None:
 
 
 def test_what_has_yet_to_open_its_images_has_lost_none(site: Site) -> None:
-    """The script that becomes QEMU, which may check the images first; QEMU itself does hold them."""
+    """The script that becomes QEMU may check the images first; QEMU itself does hold them."""
     assert held.lost(site, "a", VM, os.getpid(), starting=True) == ()
     (gone,) = held.lost(site, "a", VM, os.getpid())
     assert gone.replaced and gone.held == ""
