@@ -100,8 +100,9 @@ def test_what_has_the_script_run() -> None:
     """A timer as long as a machine wants it; a listener; both as our user, without a capability."""
     layout = Layout("lab", Path("/srv/100%"))
     service = consoles.service(layout, "qemulab")
-    assert 'ExecStart=/bin/sh "/srv/100%%/var/lib/qemulab/lab/cut-consoles"' in service
+    assert 'ExecStart=-/bin/sh "/srv/100%%/var/lib/qemulab/lab/cut-consoles"' in service
     assert "User=qemulab" in service and "CapabilityBoundingSet=\n" in service
+    assert "ProtectSystem=strict" in service and "PrivateTmp" not in service
     assert "StopWhenUnneeded=yes" in consoles.timer()
     assert f"OnUnitInactiveSec={consoles.INTERVAL}" in consoles.timer()
     listener = consoles.supervisord_listener(layout, "qemulab")
