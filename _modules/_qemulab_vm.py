@@ -19,11 +19,13 @@ import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_plan as planner
 import _qemulab_power as power
+import _qemulab_vm_held as held
 import _qemulab_vm_media as media
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_look import facts
 from _qemulab_look import look
+from _qemulab_look import lost
 from _qemulab_plan import Plan
 from _qemulab_plan import VmFacts
 from _qemulab_qmp import QmpError
@@ -119,6 +121,8 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         # Another apply may have been at it until the lock was free.
         site.forget()
         before = facts(site, name)
+        if before.lost:
+            held.need_none(name, lost(site, name))
         plan = planner.plan_vm(before, declared, wanted)
         keys = plan.keys()
         restart = before.started is not None and plan.has(planner.RESTART)
@@ -137,6 +141,20 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
             disks.make_images(site, {name: declared})
             site.store_vm(name, declared, None)
             lan.refresh(site)
+            if declared.autostart or "autostart" in keys:
+                tell_boot(site, name, declared)
+
+
+def tell_boot(site: Site, name: str, declared: Vm) -> None:
+    """
+    Have the host start a machine that is off when it boots, as it is declared now; or not start it.
+
+    One that has never run has no unit yet: its first start makes it.
+    """
+    if site.supervisor.has("vm", name):
+        if declared.autostart:
+            host.write_all(launch.scripts(site, name, declared))
+        site.supervisor.update(launch.unit(site, name, declared))
 
 
 def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None:
