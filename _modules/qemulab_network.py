@@ -11,12 +11,14 @@ import _qemulab_face as face
 import _qemulab_host_ports as host_ports
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_way as way
+import _qemulab_look as looks
 import _qemulab_network as networks
 import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm as machines
+import _qemulab_vm_held as held
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
 
@@ -149,6 +151,9 @@ def network_ensure(
         def look():
             facts = networks.facts(site, name, declared)
             plan = planner.plan_network(facts, declared)
+            # Before anything is changed, or those behind it would be left on the old network.
+            for machine in plan.machines if plan.has(planner.RESTART) else ():
+                held.need_none(machine, looks.lost(site, machine))
             if test and plan.changes:
                 networks.check_start(site, name, declared, facts)
             return plan
