@@ -79,7 +79,7 @@ def need_own(site: Site, path: Path) -> None:
 def is_a_machines(layout: Layout, path: str) -> bool:
     """Return whether a file of the host is a disk that a machine of some lab writes to."""
     real = Path(os.path.realpath(path))
-    return real.match(f"{layout.state}/*/vms/*/disks/*")
+    return real.match(f"{os.path.realpath(layout.state)}/*/vms/*/disks/*")
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -78,6 +78,11 @@ def test_whose_disk_a_path_is(site: Site) -> None:
     for path in (link, site.layout.disk("b", "hda")):
         assert disks.is_a_machines(site.layout, str(path))
     assert not disks.is_a_machines(site.layout, str(site.layout.root / "base.qcow2"))
+    real = site.layout.root / "elsewhere"
+    site.layout.state.rename(real)
+    site.layout.state.symlink_to(real)
+    for path in (link, real / "lab/vms/b/disks/hda.qcow2"):
+        assert disks.is_a_machines(site.layout, str(path))
 
 
 def test_what_is_unfinished_goes(tmp_path: Path) -> None:
