@@ -321,7 +321,9 @@ def prune(vms, networks, mode="report", lab=None, test=False):
             plan = plan_lab.plan_prune(facts, vms, networks, mode)
             if test:
                 site.leaving.update(key.removeprefix("vms:") for key in plan.keys())
-            return plan
+            off = [name for name in runs if f"vms:{name}" in plan.keys()]
+            gone = [image.says for name in off for image in looks.lost(site, name)]
+            return plan._replace(notes=(*plan.notes, *gone))
 
         def act(plan):
             keys = [change.key.partition(":") for change in plan.changes]
