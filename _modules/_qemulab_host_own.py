@@ -22,6 +22,11 @@ HOST_KEY = {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", ".new", ".new.pu
 """In a machine's directory: its host key, and one that is just being made."""
 MACHINE = {"vm.json", "snapshots.json", "launch", "prepare", "powerdown", *HOST_KEY}
 """In a machine's directory, beside its disks."""
+PROCESSES = {"link", "hub", "dnsmasq", "dnsmasq.conf", "reservations", "hosts", "dhcp", "etc"}
+NETWORK = {"network.json", *PROCESSES, "resolv.conf"}
+"""In a network's directory; the last by earlier versions."""
+SSH = {"id_ed25519", "id_ed25519.pub", "authorized_keys", "known_hosts", ".new", ".new.pub"}
+"""In a lab's directory of keys."""
 LOG = re.compile(r"(supervisord|(hub|dnsmasq|vm)-.+)\.log(\.[0-9]+)?")
 CONSOLE = re.compile(r".+\.log(\.[0-9]+)?")
 IMAGE = re.compile(r".+\.qcow2|\.in-use|\..+\.new")
@@ -56,6 +61,15 @@ def remove_machine(layout: Layout, name: str) -> None:
         host.remove_empty(directory)
 
 
+def remove_network(layout: Layout, name: str) -> None:
+    """Remove all files of a network, and its directories where nothing else is in them."""
+    directory = layout.network(name)
+    for path in named(directory, lambda each: each in NETWORK or unfinished(each, NETWORK)):
+        host.remove(path)
+    for each in (directory, layout.networks):
+        host.remove_empty(each)
+
+
 def logs(layout: Layout) -> list[Path]:
     """Return the log files of a lab."""
     return named(layout.lab_logs, LOG.fullmatch) + named(layout.consoles, CONSOLE.fullmatch)
@@ -72,10 +86,19 @@ def has_logs(layout: Layout) -> bool:
 
 
 def remove_lab(layout: Layout) -> None:
-    """Remove what is left of a lab whose machines are gone, and its logs."""
-    for directory in (layout.vms, layout.networks):
+    """
+    Remove what is left of a lab whose machines and networks are gone, and its logs.
+
+    Of a network, an apply that was killed may have left files that nobody calls one.
+    """
+    for name in host.list_directory(layout.networks):
+        remove_network(layout, name)
+    keys = layout.ssh_key.parent
+    for path in named(keys, lambda each: each in SSH or unfinished(each, SSH)):
+        host.remove(path)
+    for directory in (layout.vms, layout.networks, keys):
         host.remove_empty(directory)
-    whole = LAB - {layout.vms.name, layout.networks.name}
+    whole = LAB - {layout.vms.name, layout.networks.name, keys.name}
     for path in named(layout.lab_state, lambda each: each in whole or unfinished(each, LAB)):
         host.remove(path)
     for path in logs(layout):

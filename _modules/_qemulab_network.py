@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import _qemulab_host as host
+import _qemulab_host_own as own
 import _qemulab_host_places as places
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
@@ -381,6 +382,5 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
         device = tun_device(site.lab, name)
         if device != "/dev/net/tun":
             host.remove(device)
-        host.remove(site.layout.network(name))
-        host.remove_empty(site.layout.networks)
+        own.remove_network(site.layout, name)
     site.forget()
