@@ -63,6 +63,9 @@ def read(
     What is faulty, by itself or on this host, has no networks, machines or packages: no state is
     rendered that would only say that another one failed. Never raises for such a fault.
     """
+    # A minion without processes of their own for its jobs still has what an earlier dry run said.
+    site.promised.clear()
+    site.leaving.clear()
     lab, notes = spec.survey(declared, lambda _name: host_ports.ports(site))
     found = {
         **NOTHING,
