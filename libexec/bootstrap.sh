@@ -81,10 +81,13 @@ ensure_python() {
         install_packages $packages
         find_python && return
     done <<<"${python_packages[${manager:-none}]:-}"
+    packages=${python_packages[${manager:-none}]:-python3 python3-venv}
+    packages=${packages%%$'\n'*}
+    # shellcheck disable=SC2086  # a list of words
     case $python_problem in
         old) die "python3 is older than 3.10, which Salt needs: install a newer one" ;;
-        no-venv) die "python3-venv is missing: $(how_to_install python3-venv)" ;;
-        *) die "python3 is missing: $(how_to_install python3 python3-venv)" ;;
+        no-venv) die "python3-venv is missing: $(how_to_install "${packages#python3 }")" ;;
+        *) die "python3 is missing: $(how_to_install $packages)" ;;
     esac
 }
 

@@ -36,7 +36,8 @@ how_to_install() { # PACKAGE...
 # Print those of some packages that are missing; asks the package manager's files, not its repositories.
 missing_packages() { # PACKAGE...
     local have package
-    if command -v dpkg-query >/dev/null; then
+    # Not by dpkg-query's being there: Fedora has dpkg as well, and knows nothing by it.
+    if [ "$(package_manager)" = apt-get ]; then
         # shellcheck disable=SC2016  # dpkg-query's own variables
         have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null \
             | sed -n 's/^installed //p')

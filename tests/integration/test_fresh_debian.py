@@ -111,7 +111,7 @@ def test_zypper_and_dnf_are_asked_where_they_are(namespace_host: harness.Host, a
     manager = host.shared / "manager"
     manager.write_text(MANAGER, encoding="utf-8")
     host.run(["install", "-m", "755", manager, f"/usr/bin/{asked.split()[0]}"])
-    host.run(["sh", "-c", "rm /usr/bin/apt-get /usr/bin/dpkg-query"])
+    host.run(["rm", "/usr/bin/apt-get"])
     env = {"QEMULAB_PYTHON": "", "PIP_NO_INDEX": "1"}
     done = host.run([f"{COPY}/salt-call", "test.ping"], check=False, env=env)
     assert done.stderr.splitlines()[:2] == [

@@ -1,0 +1,58 @@
+"""
+``libexec/bootstrap.sh`` and ``packages.sh``: what is said where there is no Python to be had.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SAID = r"""
+checkout=$1 lacking=$2 there=$3
+. "$checkout/libexec/bootstrap.sh"
+find_python() { python_problem=$lacking; return 1; }
+package_manager() { [ -n "$there" ] && echo "$there"; }
+install_packages() { :; }
+ensure_python
+"""
+BY_HAND = "install it with this distribution's package manager"
+
+
+@pytest.mark.parametrize(
+    ("problem", "manager", "said"),
+    [
+        ("nothing", "apt-get", "python3 is missing: apt-get install python3 python3-venv"),
+        ("no-venv", "apt-get", "python3-venv is missing: apt-get install python3-venv"),
+        ("nothing", "zypper", "python3 is missing: zypper install python3"),
+        ("nothing", "dnf", "python3 is missing: dnf install python3"),
+        ("no-venv", "dnf", "python3-venv is missing: dnf install python3"),
+        ("nothing", "", f"python3 is missing: {BY_HAND}"),
+    ],
+)
+def test_python_is_had_by_the_names_of_the_distribution(
+    repo: Path, problem: str, manager: str, said: str
+) -> None:
+    """python3-venv is a package of Debian's alone."""
+    words = ["bash", "-uc", SAID, "bash", str(repo), problem, manager]
+    done = subprocess.run(words, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stderr) == (1, f"qemulab: {said}\n")
+
+
+def test_packages_are_asked_of_the_manager_that_installs_them(repo: Path, tmp_path: Path) -> None:
+    """Fedora may have dpkg as well."""
+    for name, text in (
+        ("rpm", '[ "$4" = bash ]'),
+        ("dpkg-query", "echo installed git"),
+        ("dnf", ""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    script = (
+        '. "$1/libexec/packages.sh"; command() { [ "$2" != apt-get ] && builtin command "$@"; }'
+    )
+    words = ["bash", "-c", f"{script}; missing_packages bash git", "bash", str(repo)]
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.stdout == "git\n"
