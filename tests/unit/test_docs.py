@@ -113,6 +113,11 @@ def test_every_page_has_a_row_for_each_effect(repo: Path, page: str, elsewhere: 
     assert rows == set(EFFECTS) - elsewhere
 
 
+def test_the_readme_is_read_in_one_go(repo: Path) -> None:
+    """What is looked up has pages of its own."""
+    assert len((repo / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
 def test_every_test_that_reliability_names_is_there(repo: Path) -> None:
     """Under its very name, and each fault of a real host, guest or user has one."""
     text = (repo / "docs/reliability.md").read_text(encoding="utf-8")
