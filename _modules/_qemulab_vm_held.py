@@ -71,6 +71,8 @@ def lost(
     for path in sorted(paths):
         try:
             now = os.lstat(path)
+        except PermissionError:
+            continue  # whether it is there is not for everybody to see
         except OSError:
             now = None
         if now is None or (opened and (now.st_dev, now.st_ino) not in opened):
