@@ -57,19 +57,21 @@ def taken(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[
     Yield in words each port of the host that a machine is to have and could not have.
 
     running
-        What it runs as: the ports of that are its own. Default: it does not run.
+        What it runs as: the ports of that are its own, wherever in it they lead. Default: it does
+        not run.
     """
-    own = {forward for nic in running.nics for forward in nic.forwards or ()} if running else set()
+    nics = running.nics if running else ()
+    own = {_place(forward) for nic in nics for forward in nic.forwards or ()}
     wanted = [
         (f"nics:{index}:forwards:{place}:", forward)
         for index, nic in enumerate(vm.nics)
         for place, forward in enumerate(nic.forwards or ())
-        if forward not in own
+        if _place(forward) not in own
     ]
     if vm.vnc_port and running is None:
         wanted.append(("vnc_port", Forward(vm.vnc_port)))
     for key, forward in wanted:
-        problem = _problem(site, f"lab:vms:{name}:{key}", forward)
+        problem = _problem(site, f"lab:vms:{name}:{key}", forward, name if running else "")
         if problem:
             yield problem
 
@@ -80,14 +82,22 @@ def check(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None:
         raise HostError(problem)
 
 
-def _problem(site: Site, path: str, wanted: Forward) -> str:
+def _place(forward: Forward) -> tuple[str, int, str]:
+    """Return where a forward listens on the host."""
+    return forward.host_address, forward.host_port, forward.protocol
+
+
+def _problem(site: Site, path: str, wanted: Forward, itself: str) -> str:
     """
     Return in words why a machine could not listen on a port; empty where it could.
 
     path
         Where the pillar has it, less the key of a forward.
+
+    itself
+        The machine, where it runs: what it listens on it can close first. Empty where it does not.
     """
-    address, port, protocol = wanted.host_address, wanted.host_port, wanted.protocol
+    address, port, protocol = _place(wanted)
     key = path + "host_port" if path.endswith(":") else path
     first = int(host.read(FIRST_UNPRIVILEGED) or 1024)
     if port < first:
@@ -101,7 +111,7 @@ def _problem(site: Site, path: str, wanted: Forward) -> str:
     if refusal == errno.EADDRINUSE:
         listener = probe.port_owner(port, protocol)
         lab, name = _machine_of(site, listener)
-        if lab == site.lab and name in site.leaving:
+        if lab == site.lab and name and (name in site.leaving or name == itself):
             return ""
         owner = f"the machine {name} of the lab {lab}" if name else listener
         return f"{key}: port {port}/{protocol} on {address} is already taken by {owner}"

@@ -126,3 +126,21 @@ def test_what_a_dry_run_has_said_ends_with_it(tmp_path: Path) -> None:
     site.leaving.add("back")
     declaration.read({"networks": {}}, site, lambda _name: site, list)
     assert (site.promised, site.leaving) == ({}, set())
+
+
+def test_a_machines_own_port_may_lead_elsewhere_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To another port of it, or from all of the host's addresses; what another has stays taken."""
+    site = Site("lab", str(tmp_path))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        running, elsewhere = wanting(host_port=port), wanting(host_port=port, guest_port=80)
+        assert list(host_ports.taken(site, "a", elsewhere, running)) == []
+        assert len(list(host_ports.taken(site, "a", elsewhere))) == 1
+        wider = wanting(host_port=port, host_address="0.0.0.0")
+        for owner, problems in (("a", 0), ("b", 1)):
+            monkeypatch.setattr(host_ports, "_machine_of", lambda *_, by=owner: ("lab", by))
+            assert len(list(host_ports.taken(site, "a", wider, running))) == problems
