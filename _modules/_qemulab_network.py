@@ -175,9 +175,12 @@ def units(site: Site, name: str, network: Network) -> tuple[Unit, Unit]:
 
 def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) -> None:
     """
-    Raise HostError where the host stands in the way of a start: a directory that is closed to our
-    user, no TAP, a port that is taken.
+    Raise HostError where the host stands in the way of a start: an interface that is not ours, a
+    directory that is closed to our user, no TAP, a port that is taken.
     """
+    if link.state(site, name, declared) == "other":
+        problem = link.foreign(site, name, declared)
+        raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
     if not (before.hub and before.dnsmasq):
         places.check(site, networks=[name])
     if not before.hub or before.link == "absent":
@@ -236,7 +239,7 @@ def settled(site: Site, name: str, declared: Network) -> NetworkFacts:
         nonlocal found
         site.forget()
         found = facts(site, name, declared)
-        return found.link != "other"
+        return link.state(site, name, declared) != "other"
 
     host.wait_for(ours, LINK_TIMEOUT)
     return found
@@ -251,9 +254,6 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
     """
     with site.lock("network", name):
         before = settled(site, name, declared)
-        if before.link == "other":
-            problem = link.foreign(site, name, declared)
-            raise HostError(problem, hint=f"name another: lab:networks:{name}:interface")
         plan = planner.plan_network(before, declared)
         check_start(site, name, declared, before)
         for program in ("socat", "dnsmasq"):

@@ -1,0 +1,31 @@
+"""Whose the interface is that a network is to have, whatever it has had until now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import _qemulab_host as host
+import _qemulab_network as networks
+import _qemulab_spec as spec
+import pytest
+from _qemulab_host import HostError
+from _qemulab_plan import NetworkFacts
+from _qemulab_site import Site
+
+
+def test_it_is_the_declared_interface_that_has_to_be_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is the way out where the old one was taken, and never somebody else's."""
+    site = Site("lab", str(tmp_path))
+    monkeypatch.setattr(site, "links", lambda: [{"ifname": "vmlan"}, {"ifname": "eth0"}])
+    stored = spec.network_from("vmlan", {}, "lab")
+    host.write_all([site.network_as_file("vmlan", stored)])
+    before = NetworkFacts(stored, "other", True, True, True)
+    networks.check_start(
+        site, "vmlan", spec.network_from("vmlan", {"interface": "lab0"}, "lab"), before
+    )
+    for interface in ("vmlan", "eth0"):
+        declared = spec.network_from("vmlan", {"interface": interface}, "lab")
+        with pytest.raises(HostError, match=f"the host has an interface {interface} that is not"):
+            networks.check_start(site, "vmlan", declared, before._replace(link="up"))
