@@ -62,16 +62,20 @@ def configuration_option(site: Site, name: str) -> str:
 
 
 def machines(site: Site) -> dict[str, Vm]:
-    """Return the lab's machines as they run, and behind those the others as they were applied."""
-    runs: dict[str, Vm] = {}
-    off: dict[str, Vm] = {}
+    """
+    Return the lab's machines as they run, or else as they were applied.
+
+    The one that was started last comes first, and what is off comes behind: of two that have the
+    same address, as a machine that is no longer declared and its successor, that decides.
+    """
+    found = []
     for name in site.vms():
         defined, started = site.vm(name)
-        if started is not None:
-            runs[name] = started
-        elif defined is not None:
-            off[name] = defined
-    return {**runs, **off}
+        vm = started or defined
+        if vm is not None:
+            found.append((started is not None, site.vm_stored(name), name, vm))
+    found.sort(key=lambda each: each[:2], reverse=True)
+    return {name: vm for *_, name, vm in found}
 
 
 def configuration_file(site: Site, name: str, network: Network, known: Iterable[Known]) -> File:

@@ -224,6 +224,13 @@ class Site:
         """Return a machine as applied, and as its process was last started."""
         return self._stored(self.layout.vm_file(name), _machine) or (None, None)
 
+    def vm_stored(self, name: str) -> int:
+        """Return when a machine was last stored, as at each of its starts: nanoseconds, or 0."""
+        try:
+            return os.stat(self.layout.vm_file(name)).st_mtime_ns
+        except OSError:
+            return 0
+
     def vm_as_file(self, name: str, defined: Vm, started: Vm | None) -> File:
         """Return what keeps a machine as applied and as started."""
         value = {"defined": plain(defined), "started": started and plain(started)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,14 +163,19 @@ def test_an_address_of_a_nic_is_reserved_under_the_machines_name() -> None:
 
 @pytest.mark.parametrize("same", [AT, {"network": "vmlan", "mac": MAC_1}, {**AT, "mac": MAC_1}])
 def test_what_a_machine_has_comes_to_its_successor(same: dict[str, Any], tmp_path: Path) -> None:
-    """One that is off and no longer declared has the same still: dnsmasq takes the first alone."""
+    """One that is no longer declared has the same still: dnsmasq takes the first alone."""
     site = Site("lab", str(tmp_path))
     old, new = (
         spec.from_pillar(lab({name: [same]})).lab.vms[name] for name in ("worker3", "worker4")
     )
     network = spec.network_from("vmlan", {}, "lab")
-    site.store_vm("worker3", old, old)
-    site.store_vm("worker4", new, None)
+
+    def stored(name: str, vm: Vm, started: Vm | None, when: int) -> None:
+        site.store_vm(name, vm, started)
+        os.utime(site.layout.vm_file(name), (when, when))
+
+    stored("worker3", old, old, 1)
+    stored("worker4", new, None, 2)
 
     def has_it() -> list[str]:
         known = lan_hosts.known("vmlan", network, lan_dhcp.machines(site))
@@ -178,8 +184,9 @@ def test_what_a_machine_has_comes_to_its_successor(same: dict[str, Any], tmp_pat
         return [each.name for each in known if mine.items() <= each._asdict().items()]
 
     assert has_it() == ["worker3"]
-    site.store_vm("worker3", old, None)
-    site.store_vm("worker4", new, new)
+    stored("worker4", new, new, 3)  # the other runs on, or has gone off by itself
+    assert has_it() == ["worker4"]
+    stored("worker3", old, None, 4)  # it was stopped
     assert has_it() == ["worker4"]
     if "address" in same:
         found = lan_hosts.names("vmlan", network, lan_dhcp.machines(site))
