@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 
 import _qemulab_pillar_addresses as addresses
+from _qemulab_keys import GUEST_MEMORY
 from _qemulab_keys import IDE_DISKS
 from _qemulab_keys import OWN_IMAGES
 from _qemulab_keys import SHARED_NAME
@@ -171,6 +172,10 @@ def check_vm(vm: Vm, networks: Mapping[str, Network], path: str, notes: Notes) -
     for index in ide[limit:]:
         problem = f"machine type {vm.machine} has room for {limit} ide disks; take scsi or virtio"
         notes.fault(f"{path}:disks:{index}:bus", problem)
+    needed = GUEST_MEMORY[vm.firmware] if vm.boot == "guest" else 0
+    if vm.memory < needed:
+        problem = f"the built-in guest boots with {needed} MB or more through {vm.firmware}"
+        notes.warn(f"{path}:memory", problem)
     if vm.boot == "cdrom" and not vm.cdrom:
         notes.fault(f"{path}:boot", "there is no cdrom to boot from")
     if vm.boot == "disk" and not vm.disks:

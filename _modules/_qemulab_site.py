@@ -24,6 +24,7 @@ import _qemulab_probe as probe
 import _qemulab_spec as spec
 from _qemulab_firmware import Firmware
 from _qemulab_host import File
+from _qemulab_host import HostError
 from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
@@ -117,11 +118,20 @@ class Site:
     # what is
 
     def recent(self, question: str, ask: Callable[[], T], age: float = ANSWER_AGE) -> T:
-        """Return the answer to a question, asked anew only where the last one is too old."""
+        """
+        Return the answer to a question, asked anew only where the last one is too old.
+
+        Raises the HostError that the last one was: a supervisor that hangs is waited for once.
+        """
         when, answer = self._answers.get(question, (float("-inf"), None))
         if time.monotonic() - when > age:
-            answer = ask()
+            try:
+                answer = ask()
+            except HostError as err:
+                answer = err
             self._answers[question] = (time.monotonic(), answer)
+        if isinstance(answer, HostError):
+            raise answer
         return cast(T, answer)
 
     def forget(self, question: str = "") -> None:

@@ -26,7 +26,7 @@ MOST = 450
 """Records that fit into the first half of the disk; the other half is for what is never synced."""
 
 DECLARED: dict[str, Any] = {
-    "memory": 96,
+    "memory": 128,
     "cpus": 1,
     "firmware": "bios",
     "boot": "guest",

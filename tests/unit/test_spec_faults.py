@@ -438,3 +438,16 @@ def test_a_reservation_that_no_machine_asks_for_is_a_warning() -> None:
     path = "lab:networks:vmlan:reservations:b:mac"
     assert [str(each) for each in said] == [f"{path}: no NIC on network vmlan has {other}"]
     assert not spec.from_pillar({"networks": networks}).warnings
+
+
+@pytest.mark.parametrize(("firmware", "memory"), [("uefi", 176), ("bios", 112)])
+def test_too_little_memory_for_the_built_in_guest_is_a_warning(firmware: str, memory: int) -> None:
+    """It would panic while it unpacks itself; what boots from a disk may have as little."""
+
+    def said(**vm: Any) -> list[str]:
+        vms = {"a": {"firmware": firmware, **vm}}
+        return [str(warning) for warning in spec.from_pillar({"vms": vms}).warnings]
+
+    assert said(memory=memory) == said(memory=memory - 1, boot="disk") == []
+    problem = f"the built-in guest boots with {memory} MB or more through {firmware}"
+    assert said(memory=memory - 1) == [f"lab:vms:a:memory: {problem}"]

@@ -239,14 +239,12 @@ def test_f17_no_room_for_a_disk(lab: Lab, figures: Figures, disk: dict[str, str]
 
 def test_f17_no_room_for_a_template_or_a_configuration(lab: Lab, figures: Figures) -> None:
     """The old files stay, byte by byte, and the old machine; nothing new is there half."""
-    lab.apply(declared=tiny_lab())
     state = "/var/lib/qemulab/lab"
+    small(lab, state, "8M")
+    lab.apply(declared=tiny_lab())
     changed = tiny_lab()
     changed["vms"]["a"]["stop_grace"] = 1
     changed["vms"]["b"] = tiny(disks=[{"size": "3M"}], nics=[])
-    lab.host.run(["cp", "-a", state, "/srv/lab"])
-    lab.host.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", state])
-    lab.host.run(["cp", "-a", "/srv/lab/.", state])
     fill(lab, state)
     before = files(lab, state)
     answer = lab.apply(declared=changed, check=False)
