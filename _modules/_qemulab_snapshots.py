@@ -19,12 +19,14 @@ import _qemulab_launch as launch
 import _qemulab_plan as planner
 import _qemulab_power as power
 import _qemulab_spec as spec
+import _qemulab_vm_held as held
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
 from _qemulab_look import OFF
 from _qemulab_look import look
+from _qemulab_look import lost
 from _qemulab_look import proven
 from _qemulab_look import refuse
 from _qemulab_qmp import Qmp
@@ -252,6 +254,8 @@ def load_on(site: Site, name: str, tag: str) -> None:
     that are there now: the machine is powered off, so that nothing of it is written to them.
     """
     defined, started = site.vm(name)
+    # They would go with the QEMU of a load that fails, and all their snapshots with them.
+    held.need_none(name, lost(site, name))
     with proven(site, name) as qmp:
         images = images_on(qmp)
         need_known(name, tag, images)

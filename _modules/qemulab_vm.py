@@ -178,8 +178,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             facts = looks.facts(site, name)
             if facts.status in ("unknown", "unresponsive"):
                 looks.refuse(site, name, facts.status)
-            if facts.lost:
-                held.need_none(name, looks.lost(site, name))
+            held.need_none(name, looks.lost(site, name) if facts.lost else ())
             plan = planner.plan_vm(facts, declared, power)
             if test and plan.changes and not plan.refused:
                 if power == "running":
@@ -364,7 +363,7 @@ def vm_stop(name, grace=None, lab=None):
         Name of the lab. Default: the pillar's.
 
     Returns ``how``: ``acpi`` (the guest did it), ``quit`` (QEMU ended in good order), ``kill``, or
-    ``stopped`` where it did not run.
+    ``stopped`` where it did not run; as ``warnings`` the lost images that it alone still held.
 
     CLI Example:
 
@@ -379,8 +378,9 @@ def vm_stop(name, grace=None, lab=None):
         seconds = defined.stop_grace if grace is None else grace
         face.need(kinds.integer(0, 3600, "s"), seconds, "grace")
         with site.lock("vm", name):
+            gone = [image.says for image in looks.lost(site, name)]
             how = powers.stop(site, name, seconds)
-        return {"how": how}
+        return {"how": how, **({"warnings": gone} if gone else {})}
 
 
 def vm_restart(name, lab=None, lose_data=False):
@@ -409,8 +409,8 @@ def vm_restart(name, lab=None, lose_data=False):
         with face.errors():
             face.need_name(name, "name")
             held.need_none(name, looks.lost(_site(lab), name))
-    stopped = vm_stop(name, lab=lab)
-    return {**stopped, **vm_start(name, lab=lab)}
+    how = vm_stop(name, lab=lab)["how"]
+    return {"how": how, **vm_start(name, lab=lab)}
 
 
 def vm_reset(name, lab=None):
