@@ -204,8 +204,11 @@ class Systemd:
         host.remove(self._drop_in(service).parent)
 
     def remains(self) -> bool:
-        """Return whether the templates are there and no other lab has an instance."""
+        """Return whether a timer of its own is there, or templates that no other lab uses."""
         names = host.list_directory(SYSTEMD_DIRECTORY)
+        lab = self._layout.lab
+        if {consoles.timer_name(lab), consoles.service_name(lab)} & set(names):
+            return True
         found = [units.parse_service(name.removesuffix(".d")) for name in names if "@" in name]
         others = any(each and each[1] not in ("", self._layout.lab) for each in found)
         return not others and any(units.template_name(kind) in names for kind in units.KINDS)

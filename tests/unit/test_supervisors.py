@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _qemulab_run_consoles as consoles
+import _qemulab_systemd as systemd
 import pytest
 from _qemulab_layout import Layout
 from _qemulab_supervisord import Supervisord
@@ -42,6 +44,23 @@ def test_a_log_is_read_from_where_this_run_has_started_its_unit(
     log.rename(Path(f"{log}.1"))
     log.write_text(new)
     assert daemon.log("vm", "a", 9).splitlines() == expected
+
+
+def test_what_is_left_of_a_lab_beside_another_one_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its timer; the templates stay as long as the other lab has an instance."""
+    monkeypatch.setattr(systemd, "SYSTEMD_DIRECTORY", tmp_path)
+    (tmp_path / "qemulab-vm@.service").touch()
+    (tmp_path / "qemulab-vm@other:a.service.d").mkdir()
+    found = systemd.Systemd(Layout("lab", tmp_path / "root"))
+    assert not found.remains()
+    for name in (consoles.timer_name("lab"), consoles.service_name("lab")):
+        (tmp_path / name).touch()
+        assert found.remains()
+        found.close()
+        assert not found.remains() and not (tmp_path / name).exists()
+    assert (tmp_path / "qemulab-vm@.service").exists()
 
 
 def unique(words: list[str]) -> list[str]:
