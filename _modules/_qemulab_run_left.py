@@ -44,7 +44,9 @@ def need_reach(site: Site, name: str) -> None:
     One that has disks could not get them twice; one without would run twice.
     """
     # Looked for only where nobody has seen it end: that is a look at every process of the host.
-    pid = machines(site).get(name) if site.vm(name)[1] else None
+    if site.vm(name)[1] is None:
+        return
+    pid = site.recent("machines that run", lambda: machines(site)).get(name)
     if pid and not site.status("vm", name, fresh=True).alive and process.exists(pid):
         problem = f"{name} runs (process {pid}), and nobody reaches it: its sockets are gone"
         raise HostError(problem, hint="end that process yourself, and apply again")
