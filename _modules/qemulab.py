@@ -44,8 +44,9 @@ def validate(pillar=None):
     pillar
         What stands under ``lab`` in a pillar. Default: this minion's.
 
-    Returns ``valid``, and ``faults`` and ``warnings`` as lists of texts, each with its path. A
-    faulty one gives ``salt-call --retcode-passthrough`` (and ``./salt-call``) exit status 1.
+    Returns ``valid``, ``empty`` (it does not say what machines there are to be), and ``faults`` and
+    ``warnings`` as lists of texts, each with its path. A faulty one gives
+    ``salt-call --retcode-passthrough`` (and ``./salt-call``) exit status 1.
 
     CLI Example:
 
