@@ -26,9 +26,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import _qemulab_guest as guest
 import harness
 import uefi_iso
+from _qemulab_guest_modules import load_order
 from uefi_iso import MIB
 
 HOME = harness.REPO / ".venv/var/tests/debian-guests"
@@ -200,8 +200,8 @@ def boot_loader(kernel: Path, tree: Path) -> None:
     depmod = ["depmod", "-b", os.fspath(tree), modules.name]
     uefi_iso.run(depmod)
     table = (modules / "modules.dep").read_text(encoding="utf-8")
-    files = {name: (modules / name).read_bytes() for name in guest.load_order(table, BOOT_MODULES)}
-    kept = set(guest.load_order(table, MODULES))
+    files = {name: (modules / name).read_bytes() for name in load_order(table, BOOT_MODULES)}
+    kept = set(load_order(table, MODULES))
     for path in modules.glob("kernel/**/*.ko"):
         if os.fspath(path.relative_to(modules)) not in kept:
             path.unlink()

@@ -34,6 +34,7 @@ set -e
 root=$1 checkout=$2
 shift 2
 mount --make-rprivate /
+mount --rbind "$root" "$root"                   # a mount point, as a host's own root is
 mount -t tmpfs tmp "$root/tmp"                  # first: the checkout may lie in there
 mkdir -p "$root/venv" "$root$checkout"
 mount --bind "$checkout" "$root$checkout"

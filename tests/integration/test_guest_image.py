@@ -23,6 +23,7 @@ from typing import Any
 
 import _qemulab_guest as guest
 import _qemulab_image as image
+import deb_packages
 import pytest
 
 pytestmark = [
@@ -180,12 +181,7 @@ def without(busybox: bytes, names: tuple[str, ...]) -> bytes:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Build the image, once, as where busybox is openSUSE's."""
     home = tmp_path_factory.mktemp("guest")
-    subprocess.run(
-        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "busybox"],
-        cwd=home, check=True, capture_output=True,
-    )  # fmt: skip
-    (package,) = home.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-x", package, home / "root"], check=True)
+    deb_packages.unpack("busybox", home / "root")
     (program,) = (path for path in (home / "root").rglob("busybox") if path.parent.name == "bin")
     poor = home / "bin/busybox"
     poor.parent.mkdir()

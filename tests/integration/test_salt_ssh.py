@@ -7,12 +7,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deb_packages
 import harness
 import labs
 import pytest
@@ -59,15 +58,7 @@ def sshd() -> Path:
             return place
     if shutil.which("apt-get") is None:
         pytest.skip("needs sshd, or apt-get to fetch it")
-    with tempfile.TemporaryDirectory() as directory:
-        fetch = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "openssh-server"]
-        for command in (fetch, ["apt-get", "-q", "update"], fetch):
-            subprocess.run(command, cwd=directory, capture_output=True, check=False)
-            found = list(Path(directory).glob("*.deb"))
-            if found:
-                break
-        assert found, "apt-get could not download openssh-server"
-        subprocess.run(["dpkg-deb", "--extract", *found, ASIDE], check=True)
+    deb_packages.unpack("openssh-server", ASIDE)
     return ASIDE / "usr/sbin/sshd"
 
 
