@@ -112,7 +112,8 @@ def test_apply(salted: Salted) -> None:
         harness.wait_for(lambda: by_effect(said) == heard(), 60, "the events of all changes")
     assert salted.salt("qemulab.vm_list") == {"a": "running", "b": "running"}
     before = salted.pids()
-    assert len(before) == 4
+    # Hub, dnsmasq and two machines; what cuts their consoles' logs runs where no timer starts it.
+    assert len(before) == (4 if salted.host.supervisor == "systemd" else 5)
     states = salted.salt("state.apply")
     assert "network_present vmlan" in labs.flat(states)
     assert changes(states) == {}
