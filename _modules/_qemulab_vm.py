@@ -139,10 +139,11 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
             media.check(site, name, declared)
             lan.check_addresses(site, name, declared)
             disks.make_images(site, {name: declared})
-            site.store_vm(name, declared, None)
-            lan.refresh(site)
             if declared.autostart or "autostart" in keys:
                 tell_boot(site, name, declared)
+            # Last: what is stored is not done again.
+            site.store_vm(name, declared, None)
+            lan.refresh(site)
 
 
 def tell_boot(site: Site, name: str, declared: Vm) -> None:
