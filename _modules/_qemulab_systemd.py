@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,17 @@ ANSWER_TIMEOUT = 10.0
 def _slice(kind: str) -> Path:
     """Return the control group that has those of a kind's units as its members."""
     return SYSTEM_SLICE / f"system-qemulab\\x2d{kind}.slice"
+
+
+def instances(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """
+    Return kind, lab and name of every unit that has a drop-in of its own.
+
+    names
+        What lies in systemd's directory.
+    """
+    found = [units.parse_service(name.removesuffix(".d")) for name in names if name.endswith(".d")]
+    return [each for each in found if each is not None]
 
 
 class Systemd:
@@ -209,16 +221,18 @@ class Systemd:
         lab = self._layout.lab
         if {consoles.timer_name(lab), consoles.service_name(lab)} & set(names):
             return True
-        found = [units.parse_service(name.removesuffix(".d")) for name in names if "@" in name]
-        others = any(each and each[1] not in ("", self._layout.lab) for each in found)
+        others = any(each != lab for _, each, _ in instances(names))
         return not others and any(units.template_name(kind) in names for kind in units.KINDS)
 
     def close(self) -> None:
         """Remove what is the lab's, and the templates where no lab has an instance left."""
         for path in self._cutting(host.USER):
             host.remove(path)
-        names = host.list_directory(SYSTEMD_DIRECTORY)
-        if any(name.startswith("qemulab-") and name.endswith(".service.d") for name in names):
+        # Those of machines whose files somebody has removed are still there.
+        for kind, lab, name in instances(host.list_directory(SYSTEMD_DIRECTORY)):
+            if lab == self._layout.lab:
+                self.forget(kind, name)
+        if instances(host.list_directory(SYSTEMD_DIRECTORY)):
             return
         removed = [host.remove(SYSTEMD_DIRECTORY / units.template_name(k)) for k in units.KINDS]
         if any(removed):

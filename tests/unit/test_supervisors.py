@@ -63,6 +63,22 @@ def test_what_is_left_of_a_lab_beside_another_one_is_taken_away(
     assert (tmp_path / "qemulab-vm@.service").exists()
 
 
+def test_what_is_left_of_a_lab_whose_files_are_gone_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drop-ins of its machines, which no file of the lab names, and with them the templates."""
+    monkeypatch.setattr(systemd, "SYSTEMD_DIRECTORY", tmp_path)
+    monkeypatch.setattr(systemd.host, "run", lambda _argv: None)
+    (tmp_path / "qemulab-vm@.service").touch()
+    (tmp_path / "qemulab-vm@lab:a.service.d").mkdir()
+    (tmp_path / "foreign@lab:a.service.d").mkdir()
+    found = systemd.Systemd(Layout("lab", tmp_path / "root"))
+    assert found.remains()
+    found.close()
+    assert not found.remains()
+    assert [path.name for path in tmp_path.iterdir()] == ["foreign@lab:a.service.d"]
+
+
 def unique(words: list[str]) -> list[str]:
     """Return words once each, where they stand last."""
     return list(dict.fromkeys(words[::-1]))[::-1]
