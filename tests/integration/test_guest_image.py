@@ -99,7 +99,7 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
         assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
