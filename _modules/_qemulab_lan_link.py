@@ -61,7 +61,7 @@ def foreign(site: Site, name: str, network: Network) -> str:
 def make(site: Site, name: str) -> None:
     """Run the script that makes the TAP, or mends it; what is right of it stays."""
     host.run(["/bin/sh", str(site.layout.network(name) / "link")])
-    site.forget()
+    site.answers.forget()
 
 
 def hold(site: Site, name: str, network: Network) -> None:

@@ -46,8 +46,8 @@ def look(site: Site, name: str, fresh: bool = False) -> tuple[str, int]:
         Ask anew, although the last answer is not half a second old. Default ``False``.
     """
     if fresh:
-        site.forget()
-    return site.recent(f"vm {name}", lambda: ask(site, name))
+        site.answers.forget()
+    return site.answers.recent(f"vm {name}", lambda: ask(site, name))
 
 
 def look_at_all(site: Site, names: Collection[str]) -> None:

@@ -237,7 +237,7 @@ def settled(site: Site, name: str, declared: Network) -> NetworkFacts:
 
     def ours() -> bool:
         nonlocal found
-        site.forget()
+        site.answers.forget()
         found = facts(site, name, declared)
         return link.state(site, name, declared) != "other"
 
@@ -324,7 +324,7 @@ def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> N
     if anew and site.status("dnsmasq", name, fresh=True).alive:
         site.supervisor.stop("dnsmasq", name)
     site.supervisor.start(units(site, name, network))
-    site.forget()
+    site.answers.forget()
 
 
 def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
@@ -358,7 +358,7 @@ def take_down(site: Site, name: str, network: Network) -> None:
     """Stop a network's processes and remove its TAP and route."""
     for kind in reversed(PROCESSES):
         site.supervisor.stop(kind, name)
-    site.forget()
+    site.answers.forget()
     end_orphans(site, name, network)
     link.remove(site, name, network)
 
@@ -383,4 +383,4 @@ def remove(site: Site, name: str, before: NetworkFacts) -> None:
         if device != "/dev/net/tun":
             host.remove(device)
         own.remove_network(site.layout, name)
-    site.forget()
+    site.answers.forget()

@@ -177,7 +177,7 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
         site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])
     except HostError as err:
         said = str(err)
-    site.forget()
+    site.answers.forget()
     return said
 
 
@@ -233,7 +233,7 @@ def resume(site: Site, name: str, status: str) -> None:
         qmp.execute("cont")
         again = host.wait_for(stopped, RESUME_WATCH) if status == "io-error" else ""
         full = any(drive.get("io-status") == "nospace" for drive in qmp.execute("query-block"))
-    site.forget()
+    site.answers.forget()
     if again:
         where = site.layout.disks(name)
         why = f"there is no room left in {where}" if full else "see its log"
@@ -364,7 +364,7 @@ def goes_off(
 def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> None:
     """Have the supervisor know that a machine is off, and remove what it ran with."""
     site.supervisor.stop("vm", name, hard=hard)
-    site.forget()
+    site.answers.forget()
     host.remove(site.layout.vm_runtime(name))
     if not hard:
         host.remove(site.layout.in_use(name))

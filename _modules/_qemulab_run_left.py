@@ -46,7 +46,7 @@ def need_reach(site: Site, name: str) -> None:
     # Looked for only where nobody has seen it end: that is a look at every process of the host.
     if site.vm(name)[1] is None:
         return
-    pid = site.recent("machines that run", lambda: machines(site)).get(name)
+    pid = site.answers.recent("machines that run", lambda: machines(site)).get(name)
     if pid and not site.status("vm", name, fresh=True).alive and process.exists(pid):
         problem = f"{name} runs (process {pid}), and nobody reaches it: its sockets are gone"
         raise HostError(problem, hint="end that process yourself, and apply again")
@@ -64,7 +64,7 @@ def networks(site: Site) -> dict[str, int]:
 
 def _supervised(site: Site, kinds: tuple[str, ...]) -> dict[str, int]:
     """Return the names of the units of some kinds that run, each with its PID."""
-    units = site.recent("units", site.supervisor.status)
+    units = site.answers.recent("units", site.supervisor.status)
     return {name: each.pid for (kind, name), each in units.items() if kind in kinds and each.alive}
 
 
@@ -100,7 +100,7 @@ def need_none(site: Site, purge: bool) -> None:
     left = site.networks() + (site.vm_directories() if purge else site.vms())
     if left:
         raise HostError(f"the lab {site.lab} still has {', '.join(left)}")
-    site.forget()
+    site.answers.forget()
     running = {**machines(site), **networks(site)}
     if running:
         shown = ", ".join(f"{name} (process {pid})" for name, pid in sorted(running.items()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import _qemulab_probe as probe
 import _qemulab_spec as spec
 from _qemulab_firmware import Firmware
 from _qemulab_host import File
-from _qemulab_host import HostError
 from _qemulab_keys import SHARED_NAME
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
@@ -33,15 +31,13 @@ from _qemulab_kinds import SpecError
 from _qemulab_layout import Layout
 from _qemulab_plan import Plan
 from _qemulab_plan_lab import LabFacts
+from _qemulab_run_answers import Answers
 from _qemulab_schema import plain
 from _qemulab_supervisord import Supervisord
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Status
 from _qemulab_supervisors import Supervisor
 from _qemulab_systemd import Systemd
-
-ANSWER_AGE = 0.5
-"""Seconds that an answer of the host is good for: the states of one apply ask in a row."""
 
 T = TypeVar("T")
 
@@ -104,7 +100,7 @@ class Site:
         self._lock_timeout = lock_timeout
         self.layout = Layout(lab, Path(root))
         self.supervisor = supervisor_for(self.layout)
-        self._answers: dict[str, tuple[float, Any]] = {}
+        self.answers = Answers()
         self._files: dict[Path, tuple[Any, Any]] = {}
         self.begun: dict[tuple[str, str], Begun] = {}
         """What was begun with something else, until its own state asks: by kind and name."""
@@ -117,35 +113,11 @@ class Site:
 
     # what is
 
-    def recent(self, question: str, ask: Callable[[], T], age: float = ANSWER_AGE) -> T:
-        """
-        Return the answer to a question, asked anew only where the last one is too old.
-
-        Raises the HostError that the last one was: a supervisor that hangs is waited for once.
-        """
-        when, answer = self._answers.get(question, (float("-inf"), None))
-        if time.monotonic() - when > age:
-            try:
-                answer = ask()
-            except HostError as err:
-                answer = err
-            self._answers[question] = (time.monotonic(), answer)
-        if isinstance(answer, HostError):
-            raise answer
-        return cast(T, answer)
-
-    def forget(self, question: str = "") -> None:
-        """Ask the host anew next time, that question or all: something was changed on it."""
-        if question:
-            self._answers.pop(question, None)
-        else:
-            self._answers.clear()
-
     def status(self, kind: str, name: str, fresh: bool = False) -> Status:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""
         if fresh:
-            self.forget()
-        return self.recent("units", self.supervisor.status).get((kind, name), STOPPED)
+            self.answers.forget()
+        return self.answers.recent("units", self.supervisor.status).get((kind, name), STOPPED)
 
     def lock(
         self, kind: str, name: str, timeout: float | None = None
@@ -161,19 +133,19 @@ class Site:
 
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
-        return self.recent("network", hostnet.survey)[0]
+        return self.answers.recent("network", hostnet.survey)[0]
 
     def routes(self) -> list[dict[str, Any]]:
         """Return the host's IPv4 routes."""
-        return self.recent("network", hostnet.survey)[1]
+        return self.answers.recent("network", hostnet.survey)[1]
 
     def firmware(self, machine: str) -> Firmware:
         """Return the UEFI firmware for a machine type; raises HostError where there is none."""
-        return self.recent(f"firmware {machine}", lambda: probe.firmware(machine))
+        return self.answers.recent(f"firmware {machine}", lambda: probe.firmware(machine))
 
     def accel(self, wanted: str) -> str:
         """Return the accelerator to use; raises HostError where a demanded one is no use."""
-        return self.recent(f"accel {wanted}", lambda: probe.accel(wanted).name)
+        return self.answers.recent(f"accel {wanted}", lambda: probe.accel(wanted).name)
 
     # what was applied
 

@@ -377,7 +377,7 @@ def load(site: Site, name: str, tag: str, vm: Vm, memory: bool) -> None:
         elif not memory:
             raise HostError(f"{name} runs", hint=f"salt-call qemulab.vm_stop {name}")
         load_on(site, name, tag)
-        site.forget()
+        site.answers.forget()
 
 
 def delete(site: Site, name: str, tag: str, vm: Vm) -> None:

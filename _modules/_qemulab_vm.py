@@ -59,7 +59,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
                 # Another apply has its lock: its own state waits for that, not this one.
                 locks.enter_context(site.lock("vm", name, timeout=0))
                 locked.append(name)
-        site.forget()
+        site.answers.forget()
         plans = {}
         for name in locked:
             with contextlib.suppress(HostError):
@@ -119,7 +119,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
             power.finish(site, name, declared, begun.said)
             return
         # Another apply may have been at it until the lock was free.
-        site.forget()
+        site.answers.forget()
         before = facts(site, name)
         if before.lost:
             held.need_none(name, lost(site, name))
@@ -182,7 +182,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
         grace = None if purge else defined.stop_grace if defined else 0
         how = power.stop(site, name, grace)
         site.supervisor.forget("vm", name)
-        site.forget()
+        site.answers.forget()
         if purge:
             own.remove_machine(layout, name)
             host.remove(layout.console(name))

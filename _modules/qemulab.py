@@ -112,7 +112,7 @@ def declaration(pillar=None, running=False):
         def missing():
             return _missing(declared)
 
-        found = site.recent(  # each SLS of the tree asks for itself
+        found = site.answers.recent(  # each SLS of the tree asks for itself
             declarations.question(declared),
             lambda: declarations.read(declared, site, _site, missing),
             declarations.RENDERING,
@@ -171,7 +171,7 @@ def lab_check(pillar=None):
     if lab is not None:
         with face.errors():
             # Whoever renders states from now on looks at the host anew.
-            _site(lab.name).forget(declarations.question(_pillar(pillar)))
+            _site(lab.name).answers.forget(declarations.question(_pillar(pillar)))
     if not found["valid"]:
         raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
     with face.errors():
@@ -233,7 +233,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
                     each.result()
                 host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
                 access.write_authorized_keys(site)
-            site.forget()
+            site.answers.forget()
 
         return face.converge(site, look, act, test)
 
@@ -336,7 +336,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
                     __salt__["qemulab.vm_stop"](name, lab=site.lab)
                 else:
                     __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
-            site.forget()
+            site.answers.forget()
 
         return face.converge(site, look, act, test)
 
@@ -375,7 +375,7 @@ def lab_remove(purge=False, lab=None, test=False):
             left.need_none(site, purge)
             site.supervisor.close()
             check.remove_files(site, purge)
-            site.forget()
+            site.answers.forget()
 
         return face.converge(site, look, act, test)
 

@@ -54,7 +54,7 @@ def lab_stop(lab=None, test=False):
         how = {}
 
         def look():
-            site.forget()
+            site.answers.forget()
             runs = {name: looks.runs(site, name) for name in site.vms()}
             gone = [image.says for name in runs if runs[name] for image in looks.lost(site, name)]
             return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone))
@@ -95,7 +95,7 @@ def lab_start(lab=None, test=False):
         ssh = {}
 
         def look():
-            site.forget()
+            site.answers.forget()
             plans = {name: _network_plan(site, name) for name in site.networks()}
             vms = {name: looks.look(site, name)[0] for name in defined}
             down = [name for name in plans if plans[name].changes]

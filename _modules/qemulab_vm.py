@@ -189,7 +189,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
 
         def act(_plan):
             machines.apply(site, name, declared, power)
-            site.forget()
+            site.answers.forget()
 
         outcome = face.converge(site, look, act, test)
         face.name_changes(outcome, declared, declaration)
@@ -344,7 +344,7 @@ def vm_start(name, lab=None):
                 powers.resume(site, name, status)
             elif status != "running":
                 looks.refuse(site, name, status)
-        site.forget()
+        site.answers.forget()
         ssh = access.ssh_command(site, name, defined) or None
         return {"status": "running", "ssh": ssh, **({"warnings": said} if said else {})}
 
