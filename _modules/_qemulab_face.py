@@ -15,7 +15,6 @@ from typing import Any
 import _qemulab_host as host
 import _qemulab_kinds as kinds
 import _qemulab_lock as lock
-import _qemulab_plan as planner
 import _qemulab_plan_named as named
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
@@ -24,7 +23,8 @@ from _qemulab_kinds import Fault
 from _qemulab_kinds import Kind
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_changes import words
 from _qemulab_qmp import QmpError
 from _qemulab_schema import attempt
 from _qemulab_schema import list_of
@@ -174,9 +174,9 @@ def outcome(site: Site, plan: Plan) -> dict[str, Any]:
     ``notes``, ``machines`` and ``lab``.
     """
     return {
-        "changes": planner.words(plan.changes),
-        "pending": planner.words(plan.pending),
-        "refused": planner.words(plan.refused),
+        "changes": words(plan.changes),
+        "pending": words(plan.pending),
+        "refused": words(plan.refused),
         "notes": list(plan.notes),
         "machines": list(plan.machines),
         "lab": site.lab,

@@ -7,13 +7,11 @@ That comes from two places: the network's reservations, and the NICs of the mach
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Network
-from _qemulab_keys import Nic
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 
@@ -91,24 +89,6 @@ def reserved(name: str, vms: Mapping[str, Vm]) -> dict[str, Reservation]:
         for nic in vm.nics
         if nic.network == name and nic.address
     }
-
-
-def contradicted(nic: Nic, before: str, leases: Iterable[tuple[str, str]]) -> bool:
-    """
-    Return whether a lease stands that a NIC's new address does not allow.
-
-    before
-        The address that the NIC had until now, empty for none.
-
-    leases
-        What is leased on its network: MAC address and address.
-    """
-    for mac, address in leases:
-        stolen = mac != nic.mac and address == nic.address
-        moved = mac == nic.mac and address != nic.address
-        if stolen or (moved and (nic.address or address == before)):
-            return True
-    return False
 
 
 def names(name: str, network: Network, vms: Mapping[str, Vm]) -> dict[str, str]:

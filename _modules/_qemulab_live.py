@@ -14,7 +14,7 @@ from _qemulab_keys import Forward
 from _qemulab_keys import Vm
 from _qemulab_kinds import size_bytes
 from _qemulab_look import proven
-from _qemulab_plan import VmFacts
+from _qemulab_plan_vm import VmFacts
 from _qemulab_qmp import Qmp
 from _qemulab_site import Site
 

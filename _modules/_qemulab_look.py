@@ -17,7 +17,7 @@ import _qemulab_process as process
 import _qemulab_spec as spec
 import _qemulab_vm_held as held
 from _qemulab_host import HostError
-from _qemulab_plan import VmFacts
+from _qemulab_plan_vm import VmFacts
 from _qemulab_qmp import Qmp
 from _qemulab_qmp import QmpError
 from _qemulab_qmp import QmpSilent

@@ -22,7 +22,6 @@ import _qemulab_lan_dhcp as lan
 import _qemulab_lan_etc as etc
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_lan_link as link
-import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_process as process
 import _qemulab_run_left as left
@@ -34,8 +33,10 @@ from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_look import runs
-from _qemulab_plan import NetworkFacts
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_network import plan_reservation
 from _qemulab_site import Begun
 from _qemulab_site import Site
 from _qemulab_units import Unit
@@ -254,7 +255,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
     """
     with site.lock("network", name):
         before = settled(site, name, declared)
-        plan = planner.plan_network(before, declared)
+        plan = plan_network(before, declared)
         check_start(site, name, declared, before)
         for program in ("socat", "dnsmasq"):
             probe.binary(program)
@@ -278,7 +279,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         wait_until_ready(site, name, network)
         link.hold(site, name, network)
         for host_name, item in row.reservations.items():
-            made = planner.plan_reservation(before.reservations.get(host_name), item)
+            made = plan_reservation(before.reservations.get(host_name), item)
             site.begun[reservation_key(name, host_name)] = Begun(made)
         if not anew and written & {files.reservations, files.hosts}:
             lan.reread_names(site, name)

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from _qemulab_plan import CREATE
-from _qemulab_plan import DEAD
-from _qemulab_plan import DESTROY
-from _qemulab_plan import LIVE
-from _qemulab_plan import RESTART
-from _qemulab_plan import RESUMABLE
-from _qemulab_plan import STOP
-from _qemulab_plan import Change
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import CREATE
+from _qemulab_plan_changes import DESTROY
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import STOP
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_vm import DEAD
+from _qemulab_plan_vm import RESUMABLE
 
 STARTABLE = ("stopped", "failed")
 DOUBTFUL = ("unknown", "unresponsive", "unmanaged", "starting")

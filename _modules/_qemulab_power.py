@@ -32,8 +32,8 @@ from _qemulab_look import ask
 from _qemulab_look import look
 from _qemulab_look import proven
 from _qemulab_look import refuse
-from _qemulab_plan import DEAD
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_vm import DEAD
 from _qemulab_qmp import QmpError
 from _qemulab_site import Pressed
 from _qemulab_site import Site

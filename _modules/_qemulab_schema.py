@@ -112,7 +112,8 @@ def key(
         Its value when the pillar says nothing; a key without one is required.
 
     effect
-        What a change of it costs on a running machine or network (``_qemulab_plan`` has the words).
+        What a change of it costs on a running machine or network; ``_qemulab_plan_changes`` has the
+        words.
 
     unit, doc
         For the documentation.

@@ -29,7 +29,7 @@ from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_kinds import SpecError
 from _qemulab_layout import Layout
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import Plan
 from _qemulab_plan_lab import LabFacts
 from _qemulab_run_answers import Answers
 from _qemulab_schema import plain

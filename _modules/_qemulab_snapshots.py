@@ -16,7 +16,6 @@ from typing import NamedTuple
 import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_launch as launch
-import _qemulab_plan as planner
 import _qemulab_power as power
 import _qemulab_spec as spec
 import _qemulab_vm_held as held
@@ -29,6 +28,10 @@ from _qemulab_look import look
 from _qemulab_look import lost
 from _qemulab_look import proven
 from _qemulab_look import refuse
+from _qemulab_plan_changes import RECREATE
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_diff import differences
+from _qemulab_plan_diff import leaves
 from _qemulab_qmp import Qmp
 from _qemulab_schema import plain
 from _qemulab_site import Site
@@ -185,8 +188,8 @@ def need_same(site: Site, name: str, tag: str, vm: Vm) -> None:
     then = (host.read_json(site.layout.snapshots_file(name)) or {}).get(tag)
     if then is None:  # made by a person with QEMU's own means
         return
-    changes = planner.differences(planner.leaves(spec.stored(Vm, then)), planner.leaves(vm))
-    other = [each for each in changes if each.effect in (planner.RESTART, planner.RECREATE)]
+    changes = differences(leaves(spec.stored(Vm, then)), leaves(vm))
+    other = [each for each in changes if each.effect in (RESTART, RECREATE)]
     if other:
         said = ", ".join(f"{each.key} {each.old} -> {each.new}" for each in other)
         hint = "declare it as it was then, or put the disks alone back: memory=False"

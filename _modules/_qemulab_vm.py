@@ -17,7 +17,6 @@ import _qemulab_host_own as own
 import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
-import _qemulab_plan as planner
 import _qemulab_power as power
 import _qemulab_vm_held as held
 import _qemulab_vm_media as media
@@ -26,8 +25,12 @@ from _qemulab_keys import Vm
 from _qemulab_look import facts
 from _qemulab_look import look
 from _qemulab_look import lost
-from _qemulab_plan import Plan
-from _qemulab_plan import VmFacts
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_vm import DEAD
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import merge_live
+from _qemulab_plan_vm import plan_vm
 from _qemulab_qmp import QmpError
 from _qemulab_site import Begun
 from _qemulab_site import Site
@@ -63,7 +66,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
         plans = {}
         for name in locked:
             with contextlib.suppress(HostError):
-                plan = planner.plan_vm(facts(site, name), off[name], "running")
+                plan = plan_vm(facts(site, name), off[name], "running")
                 if "running" in plan.keys() and not plan.refused:
                     plans[name] = plan
         if plans:
@@ -123,11 +126,11 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         before = facts(site, name)
         if before.lost:
             held.need_none(name, lost(site, name))
-        plan = planner.plan_vm(before, declared, wanted)
+        plan = plan_vm(before, declared, wanted)
         keys = plan.keys()
-        restart = before.started is not None and plan.has(planner.RESTART)
+        restart = before.started is not None and plan.has(RESTART)
         if restart:
-            power.stop(site, name, 0 if before.status in planner.DEAD else declared.stop_grace)
+            power.stop(site, name, 0 if before.status in DEAD else declared.stop_grace)
             before = facts(site, name)
         if before.started is not None:
             change_running(site, name, declared, before)
@@ -161,7 +164,7 @@ def tell_boot(site: Site, name: str, declared: Vm) -> None:
 def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None:
     """Do on a running machine what can be done on one; the rest waits for its next start."""
     assert before.started is not None
-    now = planner.merge_live(before.started, declared)
+    now = merge_live(before.started, declared)
     lan.check_addresses(site, name, now)
     live.change_live(site, name, before.started, now, before)
     host.write_all([*launch.scripts(site, name, now), site.vm_as_file(name, declared, now)])

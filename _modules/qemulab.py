@@ -15,13 +15,13 @@ import _qemulab_host as host
 import _qemulab_image as image
 import _qemulab_kinds as kinds
 import _qemulab_look as looks
-import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_run_left as left
 import _qemulab_spec as spec
 import _qemulab_vm as machines
 from _qemulab_keys import DEFAULT_LAB
+from _qemulab_plan_vm import plan_vm_stopped
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "qemulab"
@@ -328,7 +328,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
 
         def act(plan):
             keys = [change.key.partition(":") for change in plan.changes]
-            off = planner.plan_vm_stopped(True)
+            off = plan_vm_stopped(True)
             names = [name for noun, _, name in keys if noun == "vms"]
             machines.press_together(site, names, lambda _name: off)
             for noun, _, name in keys:

@@ -8,12 +8,13 @@ import _qemulab_face as face
 import _qemulab_host as host
 import _qemulab_look as looks
 import _qemulab_network as networks
-import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_vm as machines
 import _qemulab_vm_held as held
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_vm import plan_vm_stopped
 
 __virtualname__ = "qemulab"
 
@@ -61,7 +62,7 @@ def lab_stop(lab=None, test=False):
 
         def act(plan):
             names = [change.key.partition(":")[2] for change in plan.changes]
-            off = planner.plan_vm_stopped(True)
+            off = plan_vm_stopped(True)
             machines.press_together(site, names, lambda _name: off)
             for name in names:
                 how[name] = __salt__["qemulab.vm_stop"](name, lab=site.lab)["how"]
@@ -139,7 +140,7 @@ def _network(site, name):
 def _network_plan(site, name):
     """Return what a network lacks to be as it was applied."""
     defined = site.network(name)
-    return planner.plan_network(networks.facts(site, name), defined)
+    return plan_network(networks.facts(site, name), defined)
 
 
 def lab_restart(lab=None):

@@ -13,7 +13,6 @@ import _qemulab_lan_dhcp as lan
 import _qemulab_lan_way as way
 import _qemulab_look as looks
 import _qemulab_network as networks
-import _qemulab_plan as planner
 import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
@@ -21,6 +20,10 @@ import _qemulab_vm as machines
 import _qemulab_vm_held as held
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_network import plan_reservation
 
 __virtualname__ = "qemulab"
 
@@ -139,7 +142,7 @@ def network_ensure(
         if not present:
             return face.converge(
                 site,
-                lambda: planner.plan_network_absent(networks.facts(site, name)),
+                lambda: plan_network_absent(networks.facts(site, name)),
                 lambda _plan: networks.remove(site, name, networks.facts(site, name)),
                 test,
             )
@@ -150,9 +153,9 @@ def network_ensure(
 
         def look():
             facts = networks.facts(site, name, declared)
-            plan = planner.plan_network(facts, declared)
+            plan = plan_network(facts, declared)
             # Before anything is changed, or those behind it would be left on the old network.
-            for machine in plan.machines if plan.has(planner.RESTART) else ():
+            for machine in plan.machines if plan.has(RESTART) else ():
                 held.need_none(machine, looks.lost(site, machine))
             if test and plan.changes:
                 networks.check_start(site, name, declared, facts)
@@ -164,7 +167,7 @@ def network_ensure(
                 # While the network's files are written; one that fails is told where it is needed.
                 aside.submit(disks.make_templates, site, row.vms)
                 plan = networks.apply(site, name, declared, row)
-            if plan.has(planner.RESTART):
+            if plan.has(RESTART):
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
@@ -276,7 +279,7 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
         def look():
             old = site.reservations(network).get(name)
             stale = lan.contradicted(site, network, name, wanted)
-            return planner.plan_reservation(old, wanted, bool(stale))
+            return plan_reservation(old, wanted, bool(stale))
 
         return face.converge(
             site, look, lambda _plan: lan.apply_reservation(site, network, name, wanted), test

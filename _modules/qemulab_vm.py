@@ -14,7 +14,7 @@ import _qemulab_host_ports as host_ports
 import _qemulab_kinds as kinds
 import _qemulab_launch as launch
 import _qemulab_look as looks
-import _qemulab_plan as planner
+import _qemulab_plan_vm as planner
 import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec

@@ -11,7 +11,6 @@ from typing import Any
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_lan_dhcp as lan_dhcp
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_plan as planner
 import _qemulab_spec as spec
 import pytest
 from _qemulab_keys import Lab
@@ -19,9 +18,12 @@ from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_kinds import SpecError
 from _qemulab_lan_hosts import Known
-from _qemulab_plan import LIVE
-from _qemulab_plan import Change
-from _qemulab_plan import VmFacts
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import MOVES
+from _qemulab_plan_changes import Change
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import merge_live
+from _qemulab_plan_vm import plan_vm
 from _qemulab_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
@@ -337,14 +339,12 @@ def at(address: str) -> Vm:
 )
 def test_an_address_is_reserved_live(leases: list[tuple[str, str]], released: bool) -> None:
     """The dry run says so as for a reservation, with the lease that contradicts it."""
-    plan = planner.plan_vm(
-        READY._replace(leases={"vmlan": tuple(leases)}), at("10.0.3.104"), "running"
-    )
+    plan = plan_vm(READY._replace(leases={"vmlan": tuple(leases)}), at("10.0.3.104"), "running")
     change = Change("nics:0:address", None, "10.0.3.104", LIVE)
     lease = Change("nics:0:lease", "contradicts", "released", LIVE)
     assert plan.changes == ((change, lease) if released else (change,))
-    assert plan.notes == ((planner.MOVES,) if released else ())
-    assert planner.merge_live(OFF, at("10.0.3.104")) == at("10.0.3.104")
+    assert plan.notes == ((MOVES,) if released else ())
+    assert merge_live(OFF, at("10.0.3.104")) == at("10.0.3.104")
 
 
 def test_an_address_that_is_no_longer_reserved_is_given_up() -> None:
@@ -352,7 +352,7 @@ def test_an_address_that_is_no_longer_reserved_is_given_up() -> None:
     facts = READY._replace(defined=at("10.0.3.104"), started=at("10.0.3.104"))
     for address, released in (("10.0.3.104", True), ("10.0.3.150", False)):
         leases = {"vmlan": ((MAC_1, address),)}
-        plan = planner.plan_vm(facts._replace(leases=leases), OFF, "running")
+        plan = plan_vm(facts._replace(leases=leases), OFF, "running")
         assert ("nics:0:lease" in plan.keys()) is released
 
 
@@ -360,4 +360,4 @@ def test_what_an_older_version_stored_is_as_declared() -> None:
     """It knows no address of a NIC; nothing is to be done, and nothing restarted."""
     stored = {"nics": [{"network": "vmlan", "mac": MAC_1, "forwards": []}], "boot": "guest"}
     old = spec.stored(Vm, {**stored, "disks": [{"name": "hda", "bus": "ide"}]})
-    assert planner.plan_vm(READY._replace(defined=old, started=old), OFF, "running").changes == ()
+    assert plan_vm(READY._replace(defined=old, started=old), OFF, "running").changes == ()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from _qemulab_keys import Lab
-from _qemulab_plan import EFFECTS
+from _qemulab_plan_changes import EFFECTS
 
 NOTHING = ("", "-", "–", "—")
 

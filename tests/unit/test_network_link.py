@@ -9,7 +9,7 @@ import _qemulab_network as networks
 import _qemulab_spec as spec
 import pytest
 from _qemulab_host import HostError
-from _qemulab_plan import NetworkFacts
+from _qemulab_plan_network import NetworkFacts
 from _qemulab_site import Site
 
 

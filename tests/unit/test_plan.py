@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import _qemulab_plan as planner
 import _qemulab_spec as spec
 import pytest
 from _qemulab_keys import Forward
@@ -15,18 +14,24 @@ from _qemulab_keys import Network
 from _qemulab_keys import Nic
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
-from _qemulab_plan import BOOT
-from _qemulab_plan import CREATE
-from _qemulab_plan import DESTROY
-from _qemulab_plan import EFFECTS
-from _qemulab_plan import LIVE
-from _qemulab_plan import RECREATE
-from _qemulab_plan import RESTART
-from _qemulab_plan import STOP
-from _qemulab_plan import Change
-from _qemulab_plan import NetworkFacts
-from _qemulab_plan import Plan
-from _qemulab_plan import VmFacts
+from _qemulab_plan_changes import BOOT
+from _qemulab_plan_changes import CREATE
+from _qemulab_plan_changes import DESTROY
+from _qemulab_plan_changes import EFFECTS
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import RECREATE
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import STOP
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import merge_live
+from _qemulab_plan_vm import plan_vm
+from _qemulab_plan_vm import plan_vm_absent
+from _qemulab_plan_vm import plan_vm_stopped
 
 GIB = 2**30
 BASE = {
@@ -149,7 +154,7 @@ def test_a_changed_key_of_a_running_machine_has_its_declared_effect(path: str) -
     """Every value but the changed one is as it was, so nothing else may show."""
     effect = dict(walk(Vm))[path]
     assert effect in (LIVE, BOOT, RESTART, RECREATE)
-    plan = planner.plan_vm(RUNNING, changed(VM, path.split(":"), OTHER_VM[path]), "running")
+    plan = plan_vm(RUNNING, changed(VM, path.split(":"), OTHER_VM[path]), "running")
     if path == "disks:name":  # one disk goes and another comes
         assert set(effects(plan).values()) == {effect}
     else:
@@ -164,7 +169,7 @@ def test_a_changed_key_of_a_network_in_use_has_its_declared_effect(path: str) ->
     """Machines that must reopen it are named where there are any."""
     effect = dict(walk(Network))[path]
     assert effect in (LIVE, BOOT, RESTART)
-    plan = planner.plan_network(UP, changed(NET, path.split(":"), OTHER_NETWORK[path]))
+    plan = plan_network(UP, changed(NET, path.split(":"), OTHER_NETWORK[path]))
     assert one(plan).effect == effect
     assert plan.machines == (("a",) if effect == RESTART else ())
     assert bool(plan.pending) == (effect == RESTART)
@@ -173,7 +178,7 @@ def test_a_changed_key_of_a_network_in_use_has_its_declared_effect(path: str) ->
 @pytest.mark.parametrize("path", [path for path, effect in walk(Vm) if effect != RECREATE])
 def test_nothing_costs_a_restart_on_a_machine_that_is_off(path: str) -> None:
     """What is off is started as it is declared."""
-    plan = planner.plan_vm(STOPPED, changed(VM, path.split(":"), OTHER_VM[path]), "present")
+    plan = plan_vm(STOPPED, changed(VM, path.split(":"), OTHER_VM[path]), "present")
     assert set(effects(plan).values()) <= {LIVE, BOOT, CREATE}
     assert plan.changes and not plan.pending and not plan.refused
 
@@ -181,7 +186,7 @@ def test_nothing_costs_a_restart_on_a_machine_that_is_off(path: str) -> None:
 @pytest.mark.parametrize("path", OTHER_NETWORK)
 def test_nothing_costs_a_restart_on_a_network_without_machines(path: str) -> None:
     """Nobody has to reopen it."""
-    plan = planner.plan_network(IDLE, changed(NET, path.split(":"), OTHER_NETWORK[path]))
+    plan = plan_network(IDLE, changed(NET, path.split(":"), OTHER_NETWORK[path]))
     assert one(plan).effect in (LIVE, BOOT)
     assert plan.machines == ()
 
@@ -196,14 +201,14 @@ def test_every_effect_has_words() -> None:
 
 def test_a_machine_as_declared_changes_nothing() -> None:
     """The second apply is silent."""
-    assert planner.plan_vm(RUNNING, VM, "running") == Plan()
-    assert planner.plan_vm(RUNNING, VM, "present") == Plan()
-    assert planner.plan_vm(STOPPED, VM, "present") == Plan()
+    assert plan_vm(RUNNING, VM, "running") == Plan()
+    assert plan_vm(RUNNING, VM, "present") == Plan()
+    assert plan_vm(STOPPED, VM, "present") == Plan()
 
 
 def test_a_new_machine_is_created_value_by_value() -> None:
     """Values that say nothing are no changes; what is generated is called so."""
-    plan = planner.plan_vm(NEW, VM, "running")
+    plan = plan_vm(NEW, VM, "running")
     assert shown(plan.changes) == {
         "memory": (None, 2048, CREATE),
         "cpus": (None, 2, CREATE),
@@ -233,27 +238,27 @@ def test_a_new_machine_is_created_value_by_value() -> None:
         "uefi_variables": (None, "generated", CREATE),
         "running": (False, True, CREATE),
     }
-    assert "running" not in planner.plan_vm(NEW, VM, "present").keys()
+    assert "running" not in plan_vm(NEW, VM, "present").keys()
 
 
 def test_a_machine_that_is_off_is_started_where_it_should_run() -> None:
     """Nothing is created by that."""
-    plan = planner.plan_vm(STOPPED, VM, "running")
+    plan = plan_vm(STOPPED, VM, "running")
     assert shown(plan.changes) == {"running": (False, True, LIVE)}
 
 
 @pytest.mark.parametrize("status", ["paused", "io-error"])
 def test_a_machine_that_was_halted_goes_on_where_it_should_run(status: str) -> None:
     """Its process is there; QEMU's own word is the old value."""
-    plan = planner.plan_vm(RUNNING._replace(status=status), VM, "running")
+    plan = plan_vm(RUNNING._replace(status=status), VM, "running")
     assert shown(plan.changes) == {"running": (status, True, LIVE)}
-    assert planner.plan_vm(RUNNING._replace(status=status), VM, "present") == Plan()
+    assert plan_vm(RUNNING._replace(status=status), VM, "present") == Plan()
 
 
 @pytest.mark.parametrize("status", ["internal-error", "guest-panicked"])
 def test_a_machine_whose_guest_is_dead_is_powered_off_and_on(status: str) -> None:
     """With whatever else waits for a restart: nobody is left to disturb."""
-    plan = planner.plan_vm(RUNNING._replace(status=status), replace(VM, memory=1024), "running")
+    plan = plan_vm(RUNNING._replace(status=status), replace(VM, memory=1024), "running")
     memory, running = (2048, 1024, RESTART), (status, True, RESTART)
     assert (shown(plan.changes), plan.pending) == ({"memory": memory, "running": running}, ())
 
@@ -261,10 +266,10 @@ def test_a_machine_whose_guest_is_dead_is_powered_off_and_on(status: str) -> Non
 def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
     """Else it waits, and what needs none is done nevertheless."""
     declared = replace(VM, memory=1024, cdrom="/a.iso")
-    plan = planner.plan_vm(RUNNING, declared, "running")
+    plan = plan_vm(RUNNING, declared, "running")
     assert shown(plan.changes) == {"cdrom": (None, "/a.iso", LIVE)}
     assert shown(plan.pending) == {"memory": (2048, 1024, RESTART)}
-    plan = planner.plan_vm(RUNNING, replace(declared, on_change="restart"), "running")
+    plan = plan_vm(RUNNING, replace(declared, on_change="restart"), "running")
     assert shown(plan.changes) == {
         "cdrom": (None, "/a.iso", LIVE),
         "on_change": ("report", "restart", LIVE),
@@ -277,7 +282,7 @@ def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
 def test_a_pending_change_stays_pending_after_it_was_defined() -> None:
     """What runs is what it was started with, whatever is stored."""
     declared = replace(VM, memory=1024)
-    plan = planner.plan_vm(RUNNING._replace(defined=declared), declared, "running")
+    plan = plan_vm(RUNNING._replace(defined=declared), declared, "running")
     assert shown(plan.pending) == {"memory": (2048, 1024, RESTART)}
     assert not plan.changes
 
@@ -285,7 +290,7 @@ def test_a_pending_change_stays_pending_after_it_was_defined() -> None:
 def test_a_nic_that_is_plugged_in_elsewhere_changes_nothing_live() -> None:
     """Its forwards and its cable come with the restart."""
     nics = (VM.nics[0], replace(VM.nics[1], network="vmlan", forwards=(), connected=False))
-    plan = planner.plan_vm(RUNNING, replace(VM, nics=nics), "running")
+    plan = plan_vm(RUNNING, replace(VM, nics=nics), "running")
     assert effects(plan) == dict.fromkeys(
         ("nics:1:network", "nics:1:forwards", "nics:1:connected"), RESTART
     )
@@ -294,8 +299,8 @@ def test_a_nic_that_is_plugged_in_elsewhere_changes_nothing_live() -> None:
 def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
     """With all of its values."""
     added = replace(VM, nics=(*VM.nics, Nic("user", "52:54:00:00:00:07", forwards=(Forward(7),))))
-    assert set(effects(planner.plan_vm(RUNNING, added, "running")).values()) == {RESTART}
-    fewer = planner.plan_vm(RUNNING, replace(VM, nics=VM.nics[:1]), "running")
+    assert set(effects(plan_vm(RUNNING, added, "running")).values()) == {RESTART}
+    fewer = plan_vm(RUNNING, replace(VM, nics=VM.nics[:1]), "running")
     assert set(effects(fewer).values()) == {RESTART}
     assert one(Plan(tuple(c for c in fewer.pending if c.key == "nics:1:mac"))).new is None
 
@@ -304,9 +309,9 @@ def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
 def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
     """After it, only what waits for a restart or is refused is left."""
     declared = changed(VM, path.split(":"), OTHER_VM[path])
-    merged = planner.merge_live(VM, declared)
+    merged = merge_live(VM, declared)
     grown = {disk.name: 51 * GIB if path == "disks:size" else 50 * GIB for disk in declared.disks}
-    plan = planner.plan_vm(VmFacts(declared, merged, grown, True, "running"), declared, "running")
+    plan = plan_vm(VmFacts(declared, merged, grown, True, "running"), declared, "running")
     assert not plan.changes
     effect = dict(walk(Vm))[path]
     assert (effect in (LIVE, BOOT)) == (plan == Plan())
@@ -317,21 +322,21 @@ def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
 
 def test_stopping_and_removing_say_what_they_cost() -> None:
     """Disks go only with a purge."""
-    assert shown(planner.plan_vm_stopped(True).changes) == {"running": (True, False, STOP)}
-    assert planner.plan_vm_stopped(False) == Plan()
+    assert shown(plan_vm_stopped(True).changes) == {"running": (True, False, STOP)}
+    assert plan_vm_stopped(False) == Plan()
     gone = {"running": (True, False, STOP), "definition": ("present", None, STOP)}
-    assert shown(planner.plan_vm_absent(RUNNING, False).changes) == gone
-    assert shown(planner.plan_vm_absent(RUNNING, True).changes) == {
+    assert shown(plan_vm_absent(RUNNING, False).changes) == gone
+    assert shown(plan_vm_absent(RUNNING, True).changes) == {
         **gone,
         "disks:hda": ("50G", None, DESTROY),
         "uefi_variables": ("generated", None, DESTROY),
     }
-    assert planner.plan_vm_absent(NEW, True) == Plan()
+    assert plan_vm_absent(NEW, True) == Plan()
     # A machine without disks that was taken away before has its host key left.
-    assert shown(planner.plan_vm_absent(NEW, True, left=True).changes) == {
+    assert shown(plan_vm_absent(NEW, True, left=True).changes) == {
         "files": ("present", None, DESTROY)
     }
-    assert planner.plan_vm_absent(NEW, False, left=True) == Plan()
+    assert plan_vm_absent(NEW, False, left=True) == Plan()
 
 
 # Networks
@@ -339,13 +344,13 @@ def test_stopping_and_removing_say_what_they_cost() -> None:
 
 def test_a_network_as_declared_changes_nothing() -> None:
     """Whether machines sit on it or not."""
-    assert planner.plan_network(UP, NET) == Plan()
-    assert planner.plan_network(IDLE, NET) == Plan()
+    assert plan_network(UP, NET) == Plan()
+    assert plan_network(IDLE, NET) == Plan()
 
 
 def test_a_new_network_is_created_with_its_link_and_processes() -> None:
     """Its values, then what serves them."""
-    plan = planner.plan_network(NetworkFacts(), NET)
+    plan = plan_network(NetworkFacts(), NET)
     assert {change.effect for change in plan.changes} == {CREATE}
     assert shown(plan.changes[-4:]) == {
         "link": ("absent", "up", CREATE),
@@ -367,7 +372,7 @@ def test_a_new_network_is_created_with_its_link_and_processes() -> None:
 )
 def test_what_has_failed_of_a_network_is_put_right(facts: NetworkFacts, expected: Any) -> None:
     """Each part by itself, and no machine has to be restarted for it."""
-    plan = planner.plan_network(facts, NET)
+    plan = plan_network(facts, NET)
     assert shown(plan.changes) == expected
     assert plan.machines == ()
 
@@ -376,14 +381,14 @@ def test_an_address_takes_its_range_with_it() -> None:
     """All waits together, or is done together where that was asked for."""
     pillar = {"networks": {"vmlan": {"address": "10.0.9.1/24"}}}
     moved = spec.from_pillar(pillar).lab.networks["vmlan"]
-    plan = planner.plan_network(UP, moved)
+    plan = plan_network(UP, moved)
     assert not plan.changes
     assert shown(plan.pending) == {
         "address": ("10.0.3.1/24", "10.0.9.1/24", RESTART),
         "dhcp:range": ("10.0.3.100-10.0.3.200", "10.0.9.100-10.0.9.200", RESTART),
         "dhcp:router": ("10.0.3.101", "10.0.9.101", RESTART),
     }
-    plan = planner.plan_network(UP, replace(moved, on_change="restart"))
+    plan = plan_network(UP, replace(moved, on_change="restart"))
     assert not plan.pending
     assert plan.machines == ("a",)
     assert plan.has(RESTART)
@@ -392,17 +397,17 @@ def test_an_address_takes_its_range_with_it() -> None:
 def test_reservations_are_no_part_of_a_networks_plan() -> None:
     """They are things of their own."""
     reserved = replace(NET, reservations={"m": Reservation("52:54:00:00:00:01", "10.0.3.5")})
-    assert planner.plan_network(UP, reserved) == Plan()
+    assert plan_network(UP, reserved) == Plan()
 
 
 def test_a_network_that_goes_says_what_is_taken_down() -> None:
     """And leaves an interface alone that is not its own."""
-    assert shown(planner.plan_network_absent(UP).changes) == {
+    assert shown(plan_network_absent(UP).changes) == {
         "hub": ("running", "stopped", STOP),
         "dnsmasq": ("running", "stopped", STOP),
         "link": ("up", "absent", STOP),
         "route": ("loopback", "absent", STOP),
         "definition": ("present", None, STOP),
     }
-    assert planner.plan_network_absent(NetworkFacts(link="other")) == Plan()
-    assert planner.plan_network_absent(NetworkFacts()) == Plan()
+    assert plan_network_absent(NetworkFacts(link="other")) == Plan()
+    assert plan_network_absent(NetworkFacts()) == Plan()

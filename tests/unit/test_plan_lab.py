@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_plan as planner
 import _qemulab_plan_lab as plan_lab
 import pytest
 from _qemulab_keys import Reservation
-from _qemulab_plan import CREATE
-from _qemulab_plan import DESTROY
-from _qemulab_plan import LIVE
-from _qemulab_plan import RESTART
-from _qemulab_plan import STOP
-from _qemulab_plan import Change
-from _qemulab_plan import Plan
+from _qemulab_plan_changes import CREATE
+from _qemulab_plan_changes import DESTROY
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import STOP
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Plan
 from _qemulab_plan_lab import LabFacts
+from _qemulab_plan_network import plan_reservation
 
 OLD = Reservation("52:54:00:00:00:01", "10.0.3.5")
 NEW = Reservation("52:54:00:00:00:01", "10.0.3.6")
@@ -54,14 +54,14 @@ def test_a_reservation_changes_live(
     old: Reservation | None, new: Reservation | None, expected: Any
 ) -> None:
     """It comes, moves and goes without a restart of anything."""
-    plan = planner.plan_reservation(old, new)
+    plan = plan_reservation(old, new)
     assert shown(plan.changes) == expected
     assert not plan.notes
 
 
 def test_a_lease_that_contradicts_a_reservation_is_released_and_said() -> None:
     """Even where the reservation itself is already as declared."""
-    plan = planner.plan_reservation(OLD, OLD, contradicted=True)
+    plan = plan_reservation(OLD, OLD, contradicted=True)
     assert shown(plan.changes) == {"lease": ("contradicts", "released", LIVE)}
     assert plan.notes == ("a running guest moves when it next renews its lease",)
 

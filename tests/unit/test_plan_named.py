@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_plan as planner
 import _qemulab_spec as spec
 import pytest
+from _qemulab_plan_changes import words
 from _qemulab_plan_named import named
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import plan_vm
 from _qemulab_schema import arguments
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,7 +117,7 @@ def test_what_is_made_names_what_was_declared_and_what_was_made_for_it(declared:
     pillar = lab_of({"a": declared}, {})
     lab = spec.from_pillar(pillar).lab
     vm = lab.vms["a"]
-    changes = planner.words(planner.plan_vm(planner.VmFacts(), vm, "running").changes)
+    changes = words(plan_vm(VmFacts(), vm, "running").changes)
     found = set(named(changes, vm, declared))
     made = {f"disks:{disk.name}:size" for disk in vm.disks} | {"running", "uefi_variables"}
     for index in range(len(vm.nics)):
@@ -127,8 +131,8 @@ def test_what_is_made_names_what_was_declared_and_what_was_made_for_it(declared:
 def test_a_network_names_what_was_declared_its_group_and_its_domain(declared: Any) -> None:
     """And what comes up on the host."""
     network = spec.network_from("one", declared, "lab")
-    plan = planner.plan_network(planner.NetworkFacts(), network)
-    found = set(named(planner.words(plan.changes), network, declared))
+    plan = plan_network(NetworkFacts(), network)
+    found = set(named(words(plan.changes), network, declared))
     made = {"multicast", "dns:domain", "link", "route", "hub", "dnsmasq"}
     assert found == (leaves_of(declared) | made)
 
@@ -137,8 +141,8 @@ def test_what_is_there_already_is_named_whole() -> None:
     """A default that takes the place of another value; what goes away; a disk that is new."""
     old = spec.vm_from("a", {"memory": 64, "nics": [], "disks": []}, "lab", {})
     new = spec.vm_from("a", {"nics": []}, "lab", {})
-    facts = planner.VmFacts(defined=old, has_variables=True)
-    changes = planner.words(planner.plan_vm(facts, new, "present").changes)
+    facts = VmFacts(defined=old, has_variables=True)
+    changes = words(plan_vm(facts, new, "present").changes)
     assert named(changes, new, {"nics": []}) == {
         "memory": {"old": 64, "new": 2048, "effect": "live"},
         "disks": {"old": [], "new": ["hda"], "effect": "live"},
@@ -150,5 +154,5 @@ def test_what_is_there_already_is_named_whole() -> None:
 def test_something_is_named_of_a_thing_that_nothing_was_declared_for(declared: Any) -> None:
     """A dry run with no change would say that all is well."""
     vm = spec.vm_from("a", {"nics": [], "disks": [], "firmware": "bios"}, "lab", {})
-    changes = planner.words(planner.plan_vm(planner.VmFacts(), vm, "present").changes)
+    changes = words(plan_vm(VmFacts(), vm, "present").changes)
     assert named(changes, vm, declared) == changes != {}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-import _qemulab_plan as planner
 import _qemulab_spec as spec
-from _qemulab_plan import LIVE
-from _qemulab_plan import RESTART
-from _qemulab_plan import Change
-from _qemulab_plan import NetworkFacts
-from _qemulab_plan import Plan
-from _qemulab_plan import VmFacts
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import plan_vm
 
 LAB = spec.from_pillar({"vms": {"a": {}}}).lab
 VM = LAB.vms["a"]
@@ -30,24 +32,24 @@ def test_a_machine_without_its_supervisor_waits_for_a_restart() -> None:
     """It goes on running; what would give it a supervisor again is for its user to say."""
     lost = RUNNING._replace(status="unmanaged", supervised=False, unit=False)
     change = Change("supervised", False, True, RESTART)
-    assert planner.plan_vm(lost, VM, "running") == Plan(pending=(change,))
+    assert plan_vm(lost, VM, "running") == Plan(pending=(change,))
     may = dataclasses.replace(VM, on_change="restart")
-    plan = planner.plan_vm(lost._replace(defined=may, started=may), may, "running")
+    plan = plan_vm(lost._replace(defined=may, started=may), may, "running")
     assert plan == Plan((change,))
 
 
 def test_a_definition_that_is_gone_is_made_again_live() -> None:
     """Of a machine that runs; one that is off gets it with its next start."""
-    lost = planner.plan_vm(RUNNING._replace(unit=False), VM, "running")
+    lost = plan_vm(RUNNING._replace(unit=False), VM, "running")
     assert shown(lost.changes) == {"unit": ("absent", "present", LIVE)}
-    assert planner.plan_vm(STOPPED._replace(unit=False), VM, "present") == Plan()
-    lost = planner.plan_network(UP._replace(units=False), NET)
+    assert plan_vm(STOPPED._replace(unit=False), VM, "present") == Plan()
+    lost = plan_network(UP._replace(units=False), NET)
     assert shown(lost.changes) == {"units": ("absent", "present", LIVE)}
 
 
 def test_processes_without_their_supervisor_are_replaced() -> None:
     """Nobody notices; a network that is to be absent takes them with it."""
     lost = UP._replace(hub=False, orphans=("hub",), units=False)
-    plan = planner.plan_network(lost, NET)
+    plan = plan_network(lost, NET)
     assert shown(plan.changes) == {"hub": ("unmanaged", "running", LIVE)}
-    assert shown(planner.plan_network_absent(lost).changes)["hub"][0] == "unmanaged"
+    assert shown(plan_network_absent(lost).changes)["hub"][0] == "unmanaged"

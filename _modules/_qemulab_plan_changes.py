@@ -1,0 +1,93 @@
+"""
+What a plan is made of: changes, each with what it costs. Pure.
+
+The dry run prints a plan and the apply carries the same one out, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from typing import NamedTuple
+
+CREATE = "create"
+LIVE = "live"
+BOOT = "boot"
+RESTART = "restart"
+RECREATE = "recreate"
+STOP = "stop"
+DESTROY = "destroy"
+
+EFFECTS = {
+    CREATE: "nothing existed",
+    LIVE: "done on the running machine or network, nobody notices",
+    BOOT: "done at once, and it shows when the host boots next; nothing that runs is touched",
+    RESTART: "the machine must be powered off and on",
+    RECREATE: "data on a disk would be lost: always refused",
+    STOP: "a machine is powered off, or a network taken down",
+    DESTROY: "data is removed",
+}
+"""Every effect, with what it means to a user."""
+
+
+MOVES = "a running guest moves when it next renews its lease"
+
+
+class Change(NamedTuple):
+    """One thing that is not as declared."""
+
+    key: str
+    old: Any
+    new: Any
+    effect: str
+
+    def words(self) -> dict[str, Any]:
+        """Return it as a state's ``changes`` have it."""
+        return {"old": self.old, "new": self.new, "effect": self.effect}
+
+
+class Plan(NamedTuple):
+    """
+    What one state has to do.
+
+    changes
+        What the apply does.
+
+    pending
+        What waits for a restart that nobody asked for.
+
+    refused
+        What is never done, because data would be lost.
+
+    notes
+        Sentences for the user.
+
+    machines
+        Machines that have to be restarted for it, beside the thing itself.
+    """
+
+    changes: tuple[Change, ...] = ()
+    pending: tuple[Change, ...] = ()
+    refused: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+
+    def keys(self) -> set[str]:
+        """Return the keys that the apply changes."""
+        return {change.key for change in self.changes}
+
+    def has(self, effect: str) -> bool:
+        """Return whether any change has this effect."""
+        return any(change.effect == effect for change in self.changes)
+
+
+def words(changes: Iterable[Change]) -> dict[str, dict[str, Any]]:
+    """Return changes as Salt shows them: by key, each with old value, new value and effect."""
+    return {change.key: change.words() for change in changes}
+
+
+def at_rest(change: Change) -> Change:
+    """Return the change as it is on a machine that is off: a restart costs nothing there."""
+    if change.effect == RESTART:
+        return change._replace(effect=LIVE)
+    return change

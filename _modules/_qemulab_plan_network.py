@@ -1,0 +1,134 @@
+"""
+The planner, for networks and their reservations. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_plan_changes import CREATE
+from _qemulab_plan_changes import LIVE
+from _qemulab_plan_changes import MOVES
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import STOP
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_changes import at_rest
+from _qemulab_plan_diff import differences
+from _qemulab_plan_diff import leaves
+
+
+class NetworkFacts(NamedTuple):
+    """
+    What is of one network.
+
+    defined
+        What was last applied; ``None`` where it was never defined.
+
+    link
+        The TAP in one word; ``up`` is right.
+
+    route
+        Whether the multicast group has its own route on the loopback interface.
+
+    hub, dnsmasq
+        Whether each process runs.
+
+    machines
+        Running machines that sit on it.
+
+    reservations
+        What is reserved on it.
+
+    orphans
+        Which of the two processes run without their supervisor.
+
+    units
+        Whether the supervisor's definitions of both are there.
+    """
+
+    defined: Network | None = None
+    link: str = "absent"
+    route: bool = False
+    hub: bool = False
+    dnsmasq: bool = False
+    machines: tuple[str, ...] = ()
+    reservations: Mapping[str, Reservation] = MappingProxyType({})
+    orphans: tuple[str, ...] = ()
+    units: bool = True
+
+
+def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
+    """Return what makes a network as declared, and its link and processes as they should be."""
+    old = leaves(facts.defined, skip=("reservations",)) if facts.defined else None
+    found = differences(old, leaves(declared, skip=("reservations",)))
+    if any(change.key == "address" and change.effect == RESTART for change in found):
+        # Ranges and routes belong to the address: they wait together.
+        found = [c._replace(effect=RESTART) if c.key.startswith("dhcp:") else c for c in found]
+    if not facts.machines:
+        found = [at_rest(change) for change in found]
+    restarts = [change for change in found if change.effect == RESTART]
+    others = [change for change in found if change.effect != RESTART]
+    pending: list[Change] = []
+    if restarts and declared.on_change != "restart":
+        pending, restarts = restarts, []
+    effect = CREATE if old is None else LIVE
+    if facts.link != "up":
+        others.append(Change("link", facts.link, "up", effect))
+    if not facts.route:
+        others.append(Change("route", "absent", "loopback", effect))
+    for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
+        if not runs:
+            now = "unmanaged" if what in facts.orphans else "stopped"
+            others.append(Change(what, now, "running", effect))
+    if facts.hub and facts.dnsmasq and not facts.units:
+        others.append(Change("units", "absent", "present", effect))
+    machines = facts.machines if restarts or pending else ()
+    return Plan(tuple(others + restarts), tuple(pending), machines=machines)
+
+
+def plan_network_absent(facts: NetworkFacts) -> Plan:
+    """Return what takes a network away."""
+    found = []
+    for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
+        if runs or what in facts.orphans:
+            found.append(Change(what, "running" if runs else "unmanaged", "stopped", STOP))
+    if facts.link not in ("absent", "other"):
+        found.append(Change("link", facts.link, "absent", STOP))
+    if facts.route:
+        found.append(Change("route", "loopback", "absent", STOP))
+    if facts.defined is not None:
+        found.append(Change("definition", "present", None, STOP))
+    return Plan(tuple(found))
+
+
+def plan_reservation(
+    old: Reservation | None, new: Reservation | None, contradicted: bool = False
+) -> Plan:
+    """
+    Return what makes a reservation as declared.
+
+    old
+        What is reserved under the name; ``None`` for nothing.
+
+    new
+        What is declared; ``None`` for nothing.
+
+    contradicted
+        Whether a lease stands that the new reservations do not allow.
+    """
+    found = []
+    for what in ("mac", "address"):
+        before = getattr(old, what) if old else None
+        after = getattr(new, what) if new else None
+        if before != after:
+            found.append(Change(what, before, after, CREATE if old is None else LIVE))
+    notes = []
+    if contradicted:
+        found.append(Change("lease", "contradicts", "released", LIVE))
+        notes.append(MOVES)
+    return Plan(tuple(found), notes=tuple(notes))
