@@ -17,6 +17,7 @@ import _qemulab_process as process
 import _qemulab_spec as spec
 import _qemulab_vm_held as held
 from _qemulab_host import HostError
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_qmp import Qmp
 from _qemulab_qmp import QmpError
@@ -29,18 +30,13 @@ STILL_TIMEOUT = 4.0
 """Seconds without any CPU time after which nothing more is expected of it."""
 BUSY_TIMEOUT = 10.0
 """Seconds that are given to one that gets a little CPU time, and so cannot answer sooner."""
-OFF = ("stopped", "failed")
-"""Words of ``look`` for a machine that does not run."""
 
 
-def look(site: Site, name: str, fresh: bool = False) -> tuple[str, int]:
+def look(site: Site, name: str, fresh: bool = False) -> tuple[Status, int]:
     """
     Return how a machine is, and its PID.
 
-    The supervisor's PID, the QMP socket's peer and the machine's UUID must agree, or it is
-    ``unknown``. Other words: ``stopped``, ``failed``, ``starting``, ``unresponsive``,
-    ``unmanaged`` (it runs without its supervisor), or QEMU's own (``running``, ``paused``,
-    ``io-error``, …).
+    The supervisor's PID, the QMP socket's peer and the machine's UUID must agree, or it is unknown.
 
     fresh
         Ask anew, although the last answer is not half a second old. Default ``False``.
@@ -61,7 +57,7 @@ def look_at_all(site: Site, names: Collection[str]) -> None:
         list(pool.map(lambda name: look(site, name), names))
 
 
-def ask(site: Site, name: str) -> tuple[str, int]:
+def ask(site: Site, name: str) -> tuple[Status, int]:
     """
     Return what ``look`` does, always asked anew of QEMU.
 
@@ -71,7 +67,7 @@ def ask(site: Site, name: str) -> tuple[str, int]:
     ticks = process.cpu_ticks(site.status("vm", name).pid)
     while True:
         state, pid = ask_once(site, name)
-        if state != "unresponsive":
+        if state is not Status.UNRESPONSIVE:
             return state, pid
         now = time.monotonic()
         before, ticks = ticks, process.cpu_ticks(pid)
@@ -81,23 +77,23 @@ def ask(site: Site, name: str) -> tuple[str, int]:
             return state, pid
 
 
-def ask_once(site: Site, name: str) -> tuple[str, int]:
+def ask_once(site: Site, name: str) -> tuple[Status, int]:
     """Return what ``look`` does, asked of QEMU once."""
     unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
-        return ("failed" if unit.state == "failed" else "stopped"), 0
+        return (Status.FAILED if unit.state is Status.FAILED else Status.STOPPED), 0
     try:
         with Qmp(path, timeout=LOOK_TIMEOUT) as qmp:
             found, state = qmp.query("query-uuid", "query-status", timeout=LOOK_TIMEOUT)
             peer = qmp.peer_pid
     except QmpSilent:
-        return "unresponsive", unit.pid
+        return Status.UNRESPONSIVE, unit.pid
     except QmpError:
-        return ("starting", unit.pid) if unit.alive else ("stopped", 0)
+        return (Status.STARTING, unit.pid) if unit.alive else (Status.STOPPED, 0)
     if not is_its_own(site, name, found["UUID"], peer):
-        return "unknown", peer
-    return (str(state["status"]) if unit.alive else "unmanaged"), peer
+        return Status.UNKNOWN, peer
+    return (Status.of_qemu(state["status"]) if unit.alive else Status.UNMANAGED), peer
 
 
 def is_its_own(site: Site, name: str, uuid: str, peer: int) -> bool:
@@ -112,7 +108,7 @@ def is_its_own(site: Site, name: str, uuid: str, peer: int) -> bool:
 
 def runs(site: Site, name: str) -> bool:
     """Return whether a machine runs; one that its supervisor has lost is asked itself."""
-    return site.status("vm", name).alive or look(site, name)[0] not in OFF
+    return site.status("vm", name).alive or not look(site, name)[0].is_off
 
 
 @contextlib.contextmanager
@@ -125,7 +121,7 @@ def proven(site: Site, name: str) -> Iterator[Qmp]:
     with Qmp(site.layout.qmp(name)) as qmp:
         (found,) = qmp.query("query-uuid")
         if not is_its_own(site, name, found["UUID"], qmp.peer_pid):
-            raise mismatch(name, "unknown", qmp.peer_pid)
+            raise mismatch(name, Status.UNKNOWN, qmp.peer_pid)
         yield qmp
 
 
@@ -159,21 +155,16 @@ def guest_users(site: Site) -> list[str]:
     return found
 
 
-def refuse(site: Site, name: str, status: str) -> None:
+def refuse(site: Site, name: str, status: Status) -> None:
     """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
     _, pid = look(site, name, fresh=True)
     raise mismatch(name, status, pid)
 
 
-def mismatch(name: str, status: str, pid: int) -> HostError:
+def mismatch(name: str, status: Status, pid: int) -> HostError:
     """Return the error for a machine that cannot be dealt with as it is."""
-    reasons = {
-        "unknown": ("its process, its socket and its UUID do not agree", "end it yourself"),
-        "unmanaged": ("it runs without its supervisor", f"salt-call qemulab.vm_restart {name}"),
-        "unresponsive": ("it does not answer; another client may hold it", "qemulab.vm_stop"),
-        "starting": ("it does not answer yet", "try again in a moment"),
-    }
-    reason, hint = reasons.get(status, ("it cannot be started as it is", "qemulab.vm_stop"))
+    reason = status.means if status.is_doubtful else "it cannot be started as it is"
+    hint = status.hint.format(name=name)
     return HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
 
 
@@ -186,14 +177,14 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
     """
     defined, started = site.vm(name)
     status, pid = look(site, name)
-    off = status in OFF
+    off = status.is_off
     return VmFacts(
         defined=defined,
         started=None if off else started or defined,
         disks=disks.disk_sizes(site, name, strict),
         has_variables=has_variables(site, name, strict),
-        status="stopped" if off else status,
-        supervised=status != "unmanaged",
+        status=Status.STOPPED if off else status,
+        supervised=status is not Status.UNMANAGED,
         unit=off or site.supervisor.has("vm", name),
         leases={
             network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
@@ -207,9 +198,9 @@ def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
     """Return the images that a machine runs on and that are gone from their places."""
     status, pid = look(site, name)
     defined, started = site.vm(name)
-    if status in OFF:
+    if status.is_off:
         return ()
-    return held.lost(site, name, started or defined, pid, status == "starting")
+    return held.lost(site, name, started or defined, pid, status is Status.STARTING)
 
 
 def has_variables(site: Site, name: str, strict: bool) -> bool:

@@ -16,12 +16,7 @@ from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import STOP
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
-from _qemulab_plan_vm import DEAD
-from _qemulab_plan_vm import RESUMABLE
-
-STARTABLE = ("stopped", "failed")
-DOUBTFUL = ("unknown", "unresponsive", "unmanaged", "starting")
-"""Words for a machine that does not run, and that runs and is not to be touched."""
+from _qemulab_plan_status import Status
 
 
 class LabFacts(NamedTuple):
@@ -103,27 +98,21 @@ def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mod
         notes.append(f"networks no longer declared: {', '.join(left_networks)}")
     found = []
     if mode == "stop":
-        found += [
-            Change(f"vms:{name}", "running", "stopped", STOP)
-            for name in left_vms
-            if facts.vms[name]
-        ]
+        found += [_power_off(name) for name in left_vms if facts.vms[name]]
         found += [Change(f"networks:{name}", "present", None, STOP) for name in left_networks]
     return Plan(tuple(found), notes=tuple(notes))
 
 
 def plan_lab_stopped(runs: Mapping[str, bool]) -> Plan:
     """Return what powers all machines of a lab off; given is whether each runs."""
-    return Plan(
-        tuple(
-            Change(f"vms:{name}", "running", "stopped", STOP)
-            for name, is_on in runs.items()
-            if is_on
-        )
-    )
+    return Plan(tuple(_power_off(name) for name, is_on in runs.items() if is_on))
 
 
-def plan_lab_started(networks: Iterable[str], vms: Mapping[str, str]) -> Plan:
+def _power_off(name: str) -> Change:
+    return Change(f"vms:{name}", Status.RUNNING.value, Status.STOPPED.value, STOP)
+
+
+def plan_lab_started(networks: Iterable[str], vms: Mapping[str, Status]) -> Plan:
     """
     Return what starts a lab as it was applied.
 
@@ -131,16 +120,15 @@ def plan_lab_started(networks: Iterable[str], vms: Mapping[str, str]) -> Plan:
         Those that are not as they should be.
 
     vms
-        How each machine is, in ``look``'s words.
+        How each machine is.
     """
     found = [Change(f"networks:{name}", "down", "up", LIVE) for name in networks]
     for name, status in vms.items():
         # What runs but does not answer, or is not provably ours, is not to be started.
-        if status in (*STARTABLE, *RESUMABLE, *DEAD):
-            found.append(
-                Change(f"vms:{name}", status, "running", RESTART if status in DEAD else LIVE)
-            )
-    left = [f"{name} is {status}" for name, status in vms.items() if status in DOUBTFUL]
+        if status.is_off or status.is_held or status.is_dead:
+            effect = RESTART if status.is_dead else LIVE
+            found.append(Change(f"vms:{name}", status.value, Status.RUNNING.value, effect))
+    left = [f"{name} is {status}" for name, status in vms.items() if status.is_doubtful]
     notes = [f"{', '.join(left)}: left as it is"] if left else []
     if not vms:
         notes.append("the lab has no machine yet: state.apply lab makes them")

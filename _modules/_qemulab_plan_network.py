@@ -20,6 +20,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_changes import at_rest
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
+from _qemulab_plan_status import Status
 
 
 class NetworkFacts(NamedTuple):
@@ -83,8 +84,8 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
         others.append(Change("route", "absent", "loopback", effect))
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
         if not runs:
-            now = "unmanaged" if what in facts.orphans else "stopped"
-            others.append(Change(what, now, "running", effect))
+            now = Status.UNMANAGED if what in facts.orphans else Status.STOPPED
+            others.append(Change(what, now.value, Status.RUNNING.value, effect))
     if facts.hub and facts.dnsmasq and not facts.units:
         others.append(Change("units", "absent", "present", effect))
     machines = facts.machines if restarts or pending else ()
@@ -96,7 +97,8 @@ def plan_network_absent(facts: NetworkFacts) -> Plan:
     found = []
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
         if runs or what in facts.orphans:
-            found.append(Change(what, "running" if runs else "unmanaged", "stopped", STOP))
+            now = Status.RUNNING if runs else Status.UNMANAGED
+            found.append(Change(what, now.value, Status.STOPPED.value, STOP))
     if facts.link not in ("absent", "other"):
         found.append(Change("link", facts.link, "absent", STOP))
     if facts.route:

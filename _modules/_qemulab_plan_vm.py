@@ -28,11 +28,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_changes import at_rest
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
-
-RESUMABLE = ("paused", "io-error")
-"""QEMU's run states that ``cont`` ends. Source: QEMU's qapi/run-state.json, RunState"""
-DEAD = ("internal-error", "guest-panicked")
-"""Those that only a reset ends: what was in the guest's memory is lost already."""
+from _qemulab_plan_status import Status
 
 
 class VmFacts(NamedTuple):
@@ -52,7 +48,7 @@ class VmFacts(NamedTuple):
         Whether it has its own copy of the UEFI variables.
 
     status
-        ``stopped``, ``running`` or another word of QEMU's for a process that is there.
+        How it is; ``STOPPED`` where it is off, whatever put it off.
 
     supervised
         Whether its process, if there is one, is its supervisor's.
@@ -71,7 +67,7 @@ class VmFacts(NamedTuple):
     started: Vm | None = None
     disks: Mapping[str, int] = MappingProxyType({})
     has_variables: bool = False
-    status: str = "stopped"
+    status: Status = Status.STOPPED
     supervised: bool = True
     unit: bool = True
     leases: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
@@ -126,15 +122,15 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
     restarts = [change for change in found if change.effect == RESTART]
     others = [change for change in found if change.effect not in (RESTART, RECREATE)]
     pending: list[Change] = []
-    dead = power == "running" and facts.status in DEAD
+    dead = power == "running" and facts.status.is_dead
     if dead:
-        restarts.append(Change("running", facts.status, True, RESTART))
+        restarts.append(Change("running", facts.status.value, True, RESTART))
     elif restarts and declared.on_change != "restart":
         pending, restarts = restarts, []
     if power == "running" and not running:
         others.append(Change("running", False, True, CREATE if base is None else LIVE))
-    if power == "running" and facts.status in RESUMABLE:
-        others.append(Change("running", facts.status, True, LIVE))
+    if power == "running" and facts.status.is_held:
+        others.append(Change("running", facts.status.value, True, LIVE))
     notes = (MOVES,) if released and running else ()
     return Plan(tuple(others + restarts), tuple(pending), tuple(refused), notes)
 
@@ -213,7 +209,7 @@ def plan_vm_stopped(running: bool, lost: tuple[str, ...] = ()) -> Plan:
 def plan_vm_absent(facts: VmFacts, purge: bool, left: bool = False) -> Plan:
     """Return what takes a machine away; its disks, and whatever else is ``left``, where purged."""
     found = []
-    if facts.status != "stopped":
+    if not facts.status.is_off:
         found.append(Change("running", True, False, STOP))
     if facts.defined is not None:
         found.append(Change("definition", "present", None, STOP))

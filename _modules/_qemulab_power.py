@@ -27,13 +27,12 @@ import _qemulab_vm_media as media
 from _qemulab_accel import blames_kvm
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
-from _qemulab_look import OFF
 from _qemulab_look import ask
 from _qemulab_look import look
 from _qemulab_look import proven
 from _qemulab_look import refuse
 from _qemulab_plan_changes import Plan
-from _qemulab_plan_vm import DEAD
+from _qemulab_plan_status import Status
 from _qemulab_qmp import QmpError
 from _qemulab_site import Pressed
 from _qemulab_site import Site
@@ -88,15 +87,15 @@ def unlike_before(site: Site, name: str, vm: Vm) -> list[str]:
     return [*found, problem] if problem else found
 
 
-def settled(site: Site, name: str) -> str:
-    """Return how a machine that has just been started is, empty while that is not clear."""
+def settled(site: Site, name: str) -> Status | None:
+    """Return how a machine that has just been started is, ``None`` while that is not clear."""
     if site.layout.qmp(name).exists():
         state, _ = ask(site, name)
-        if state not in ("starting", "unresponsive", "stopped", "prelaunch", "inmigrate"):
+        if not state.is_open:
             return state
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
     state = site.status("vm", name).state
-    return state if state in OFF else ""
+    return state if state.is_off else None
 
 
 def signs_of_life(site: Site, name: str) -> tuple[int, int]:
@@ -108,31 +107,33 @@ def signs_of_life(site: Site, name: str) -> tuple[int, int]:
     return process.cpu_ticks(site.status("vm", name, fresh=True).pid), said
 
 
-def await_settled(site: Site, name: str) -> str:
+def await_settled(site: Site, name: str) -> Status | None:
     """
-    Return how a machine that was begun is once that is clear, or ``not answering``.
+    Return how a machine that was begun is once that is clear, ``None`` if it does not answer.
 
     On a busy host a start takes its time: it is waited for as long as it shows signs of life.
     """
     begun = seen = time.monotonic()
     signs = signs_of_life(site, name)
     while True:
-        state = host.wait_for(lambda: settled(site, name), SIGNS_INTERVAL, slowest=0.02)
+        state: Status | None = host.wait_for(
+            lambda: settled(site, name), SIGNS_INTERVAL, slowest=0.02
+        )
         if state:
-            return str(state)
+            return state
         now = time.monotonic()
         before, signs = signs, signs_of_life(site, name)
         if signs != before:
             seen = now
         if now - seen >= START_TIMEOUT or now - begun >= START_LIMIT:
-            return "not answering"
+            return None
         host.progress(f"waiting for {name} to start, since {now - begun:.0f} s")
 
 
-def dead(site: Site, name: str) -> str:
-    """Return the status of a machine whose guest is dead, empty where the guest lives."""
+def dead(site: Site, name: str) -> Status | None:
+    """Return the status of a machine whose guest is dead, ``None`` where the guest lives."""
     state, _ = ask(site, name)
-    return state if state in DEAD else ""
+    return state if state.is_dead else None
 
 
 def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
@@ -192,15 +193,15 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
     """
     state = await_settled(site, name)
     kvm = site.accel(vm.accel) == "kvm"
-    if kvm and state == "running":
+    if kvm and state is Status.RUNNING:
         state = host.wait_for(lambda: dead(site, name), KVM_WATCH) or state
-    if state != "running":
+    if state is not Status.RUNNING:
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
         settle(site, name, vm, hard=True)
-        problem = f"{name} did not start: it is {state}"
+        problem = f"{name} did not start: it is {state or 'not answering'}"
         said = log or said
-        if kvm and state in DEAD:  # its log ends in the guest's registers
+        if kvm and state and state.is_dead:  # its log ends in the guest's registers
             raise HostError(problem, hint=NO_USE)
         raise HostError(
             problem, said, hint=NO_USE if kvm and blames_kvm(said) else probe.old_qemu()
@@ -215,23 +216,23 @@ def start(site: Site, name: str, vm: Vm) -> None:
     finish(site, name, vm, begin(site, {name: vm}))
 
 
-def resume(site: Site, name: str, status: str) -> None:
+def resume(site: Site, name: str, status: Status) -> None:
     """
     Let a machine run on whose QEMU has stopped it.
 
     status
-        How it is, in QEMU's word: after ``io-error`` QEMU repeats what it could not do.
+        How it is: after an I/O error QEMU repeats what it could not do.
 
     Raises HostError where it stops again at once.
     """
 
-    def stopped() -> str:
-        now = str(qmp.execute("query-status")["status"])
-        return "" if now == "running" else now
+    def stopped() -> Status | None:
+        now = Status.of_qemu(qmp.execute("query-status")["status"])
+        return None if now is Status.RUNNING else now
 
     with proven(site, name) as qmp:
         qmp.execute("cont")
-        again = host.wait_for(stopped, RESUME_WATCH) if status == "io-error" else ""
+        again = host.wait_for(stopped, RESUME_WATCH) if status is Status.IO_ERROR else None
         full = any(drive.get("io-status") == "nospace" for drive in qmp.execute("query-block"))
     site.answers.forget()
     if again:
@@ -257,20 +258,20 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     status, pid = look(site, name, fresh=True)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again
-    if status in OFF:
+    if status.is_off:
         if ahead is not None:
             settle(site, name, site.vm(name)[0])
             return "acpi"
-        if status == "failed":
+        if status is Status.FAILED:
             site.supervisor.stop("vm", name)  # it may be about to be tried again
         return "stopped"
-    if status == "unknown":
+    if status is Status.UNKNOWN:
         refuse(site, name, status)
-    if status == "unmanaged":
+    if status is Status.UNMANAGED:
         return stop_unmanaged(site, name, grace or 0, pid)
 
     defined, _ = site.vm(name)
-    if status != "unresponsive":
+    if status is not Status.UNRESPONSIVE:
         if grace is None:
             return end(site, name, defined)
         pressed = False
@@ -375,9 +376,9 @@ def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> Non
 def reset(site: Site, name: str) -> None:
     """Press a running machine's reset button. Raises HostError where it does not run."""
     status, _ = look(site, name, fresh=True)
-    if status in OFF:
+    if status.is_off:
         raise HostError(f"{name} does not run", hint=f"salt-call qemulab.vm_start {name}")
-    if status == "unknown":
+    if status is Status.UNKNOWN:
         refuse(site, name, status)
     with proven(site, name) as qmp:
         qmp.execute("system_reset")

@@ -35,8 +35,8 @@ from _qemulab_run_answers import Answers
 from _qemulab_schema import plain
 from _qemulab_supervisord import Supervisord
 from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import Status
 from _qemulab_supervisors import Supervisor
+from _qemulab_supervisors import UnitStatus
 from _qemulab_systemd import Systemd
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Site:
 
     # what is
 
-    def status(self, kind: str, name: str, fresh: bool = False) -> Status:
+    def status(self, kind: str, name: str, fresh: bool = False) -> UnitStatus:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""
         if fresh:
             self.answers.forget()

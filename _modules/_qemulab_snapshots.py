@@ -23,7 +23,6 @@ from _qemulab_host import HostError
 from _qemulab_keys import Vm
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
-from _qemulab_look import OFF
 from _qemulab_look import look
 from _qemulab_look import lost
 from _qemulab_look import proven
@@ -108,9 +107,9 @@ def images_off(site: Site, name: str, vm: Vm) -> list[Image]:
 def running(site: Site, name: str) -> bool:
     """Return whether a machine has a QEMU to ask. Raises HostError where it cannot be asked."""
     status, _ = look(site, name, fresh=True)
-    if status in ("unknown", "unmanaged", "unresponsive", "starting"):
+    if status.is_doubtful:
         refuse(site, name, status)
-    return status not in OFF
+    return not status.is_off
 
 
 def survey(site: Site, name: str, vm: Vm) -> list[Image]:

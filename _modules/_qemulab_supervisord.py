@@ -29,8 +29,9 @@ import _qemulab_units as units
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_layout import Layout
+from _qemulab_plan_status import Status
 from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import Status
+from _qemulab_supervisors import UnitStatus
 from _qemulab_supervisors import last_lines
 from _qemulab_units import Unit
 
@@ -253,11 +254,11 @@ class Supervisord:
 
     # the interface
 
-    def status(self) -> dict[tuple[str, str], Status]:
+    def status(self) -> dict[tuple[str, str], UnitStatus]:
         """Return the lab's units; none where its supervisord does not run."""
         return self._answered() or {}
 
-    def _answered(self) -> dict[tuple[str, str], Status] | None:
+    def _answered(self) -> dict[tuple[str, str], UnitStatus] | None:
         """Return the lab's units, ``None`` where no supervisord answers."""
         if not self._layout.supervisord_socket.exists():
             return None
@@ -272,9 +273,9 @@ class Supervisord:
             kind, _, name = info["name"].partition("-")
             state = info["statename"]
             if state in self.ALIVE and info["pid"]:
-                status = Status("running", info["pid"])
+                status = UnitStatus(Status.RUNNING, info["pid"])
             elif state in ("BACKOFF", "FATAL"):
-                status = Status("failed")
+                status = UnitStatus(Status.FAILED)
             else:
                 status = STOPPED
             found[kind, name] = status
@@ -315,14 +316,14 @@ class Supervisord:
             self._ensure_up()
         states = {(u.kind, u.name): (known or {}).get((u.kind, u.name), STOPPED) for u in wanted}
         for (kind, name), status in states.items():
-            if status.state == "failed":
+            if status.state is Status.FAILED:
                 self.stop(kind, name)  # it may be between two tries of supervisord's own
         stopped = [unit for unit in wanted if not states[unit.kind, unit.name].alive]
         if stopped:
             self._start_stopped({unit.program: unit for unit in stopped}, known or {})
 
     def _start_stopped(
-        self, programs: Mapping[str, Unit], known: Mapping[tuple[str, str], Status]
+        self, programs: Mapping[str, Unit], known: Mapping[tuple[str, str], UnitStatus]
     ) -> None:
         """Have supervisord take up the sections of programs that do not run, and start them."""
         alive = {f"{kind}-{name}" for (kind, name), each in known.items() if each.alive}

@@ -11,22 +11,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from typing import Protocol
 
+from _qemulab_plan_status import Status
 from _qemulab_units import Unit
 
 
-class Status(NamedTuple):
-    """How a unit is: ``running``, ``stopped`` or ``failed``, its PID (0 for none)."""
+class UnitStatus(NamedTuple):
+    """How a unit is, in one of the four words of ``_qemulab_plan_status.UNIT``; its PID, or 0."""
 
-    state: str
+    state: Status
     pid: int = 0
 
     @property
     def alive(self) -> bool:
         """Return whether a process runs."""
-        return self.state == "running"
+        return self.state is Status.RUNNING
 
 
-STOPPED = Status("stopped")
+STOPPED = UnitStatus(Status.STOPPED)
 
 
 def last_lines(text: str, count: int) -> str:
@@ -53,7 +54,7 @@ class Supervisor(Protocol):
     def open(self) -> None:
         """Begin to come up, for a lab that is about to have units; does not wait."""
 
-    def status(self) -> dict[tuple[str, str], Status]:
+    def status(self) -> dict[tuple[str, str], UnitStatus]:
         """Return every unit of the lab that the supervisor knows, by kind and name."""
 
     def start(self, wanted: Sequence[Unit]) -> None:

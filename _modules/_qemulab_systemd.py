@@ -16,8 +16,9 @@ import _qemulab_units as units
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_layout import Layout
+from _qemulab_plan_status import Status
 from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import Status
+from _qemulab_supervisors import UnitStatus
 from _qemulab_supervisors import last_lines
 from _qemulab_units import Unit
 
@@ -61,12 +62,12 @@ class Systemd:
     def open(self) -> None:
         """Do nothing: it is up."""
 
-    def status(self) -> dict[tuple[str, str], Status]:
+    def status(self) -> dict[tuple[str, str], UnitStatus]:
         """Return the lab's units, those that do not run only as far as systemd remembers them."""
         found = self._all_running()
         return self._shown() if found is None else found
 
-    def _all_running(self) -> dict[tuple[str, str], Status] | None:
+    def _all_running(self) -> dict[tuple[str, str], UnitStatus] | None:
         """
         Return the lab's units where each one has exactly one process; ``None`` where one has not.
 
@@ -86,10 +87,10 @@ class Systemd:
             processes = (host.read(_slice(kind) / service / "cgroup.procs") or "").split()
             if len(processes) != 1:
                 return None
-            found[kind, name] = Status("running", int(processes[0]))
+            found[kind, name] = UnitStatus(Status.RUNNING, int(processes[0]))
         return found
 
-    def _shown(self) -> dict[tuple[str, str], Status]:
+    def _shown(self) -> dict[tuple[str, str], UnitStatus]:
         """Return the lab's loaded units; systemd forgets stopped ones by itself."""
         lab = self._layout.lab
         wanted = "Id,ActiveState,MainPID"
@@ -104,15 +105,15 @@ class Systemd:
         return found
 
     @staticmethod
-    def _status(values: dict[str, str]) -> Status:
+    def _status(values: dict[str, str]) -> UnitStatus:
         active = values["ActiveState"]
         pid = int(values["MainPID"])
         if active in ("active", "deactivating") and pid:
-            return Status("running", pid)
+            return UnitStatus(Status.RUNNING, pid)
         if active == "activating":
-            return Status("starting", pid)
+            return UnitStatus(Status.STARTING, pid)
         if active == "failed":
-            return Status("failed")
+            return UnitStatus(Status.FAILED)
         return STOPPED
 
     def _drop_in(self, service: str) -> Path:

@@ -27,7 +27,7 @@ from _qemulab_look import look
 from _qemulab_look import lost
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
-from _qemulab_plan_vm import DEAD
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
@@ -90,7 +90,7 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
         if name in site.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
-            if site.vm(name)[0] and look(site, name, fresh=True)[0] == "running":
+            if site.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
                 power.press(site, name, plan(name))
 
 
@@ -130,7 +130,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         keys = plan.keys()
         restart = before.started is not None and plan.has(RESTART)
         if restart:
-            power.stop(site, name, 0 if before.status in DEAD else declared.stop_grace)
+            power.stop(site, name, 0 if before.status.is_dead else declared.stop_grace)
             before = facts(site, name)
         if before.started is not None:
             change_running(site, name, declared, before)

@@ -101,7 +101,7 @@ def lab_start(lab=None, test=False):
             vms = {name: looks.look(site, name)[0] for name in defined}
             down = [name for name in plans if plans[name].changes]
             plan = plan_lab.plan_lab_started(down, vms)
-            off = [name for name in vms if vms[name] in looks.OFF]
+            off = [name for name in vms if vms[name].is_off]
             unlike = [f"{name}: {text}" for name in off for text in _unlike(site, name)]
             return plan._replace(notes=(*plan.notes, *unlike))
 

@@ -21,6 +21,7 @@ import _qemulab_spec as spec
 import _qemulab_vm as machines
 import _qemulab_vm_held as held
 import _qemulab_vm_media as media
+from _qemulab_plan_status import Status
 from _qemulab_schema import mapping_of
 
 __virtualname__ = "qemulab"
@@ -67,7 +68,7 @@ def vm_list(lab=None):
     with face.errors():
         site = _site(lab)
         face.need_lab(site, lab)
-        return {name: looks.look(site, name)[0] for name in site.vms()}
+        return {name: looks.look(site, name)[0].value for name in site.vms()}
 
 
 def vm_info(name, lab=None):
@@ -102,8 +103,8 @@ def vm_info(name, lab=None):
             "name": name,
             "lab": site.lab,
             "uuid": spec.vm_uuid(site.lab, name),
-            "status": status,
-            "running": status == "running",
+            "status": status.value,
+            "running": status is Status.RUNNING,
             "pid": pid or None,
             "definition": schema.plain(defined),
             "started": started and schema.plain(started),
@@ -176,7 +177,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             if begun in site.begun and not test:
                 return site.begun[begun].plan
             facts = looks.facts(site, name)
-            if facts.status in ("unknown", "unresponsive"):
+            if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
                 looks.refuse(site, name, facts.status)
             held.need_none(name, looks.lost(site, name) if facts.lost else ())
             plan = planner.plan_vm(facts, declared, power)
@@ -291,7 +292,7 @@ def vm_power_off(name, lab=None, test=False, together=None):
 
         def look():
             status, _ = looks.look(site, name, fresh=True)
-            return planner.plan_vm_stopped(status not in looks.OFF, lost(name))
+            return planner.plan_vm_stopped(not status.is_off, lost(name))
 
         def act(_plan):
             how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
@@ -333,20 +334,20 @@ def vm_start(name, lab=None):
         with site.lock("vm", name):
             status, _ = looks.look(site, name, fresh=True)
             said = []
-            if status in planner.DEAD:
+            if status.is_dead:
                 held.need_none(name, looks.lost(site, name))
                 powers.stop(site, name, 0)
-                status = "stopped"
-            if status in looks.OFF:
+                status = Status.STOPPED
+            if status.is_off:
                 said = powers.unlike_before(site, name, defined)
                 powers.start(site, name, defined)
-            elif status in planner.RESUMABLE:
+            elif status.is_held:
                 powers.resume(site, name, status)
-            elif status != "running":
+            elif status is not Status.RUNNING:
                 looks.refuse(site, name, status)
         site.answers.forget()
         ssh = access.ssh_command(site, name, defined) or None
-        return {"status": "running", "ssh": ssh, **({"warnings": said} if said else {})}
+        return {"status": Status.RUNNING.value, "ssh": ssh, **({"warnings": said} if said else {})}
 
 
 def vm_stop(name, grace=None, lab=None):

@@ -21,6 +21,7 @@ from _qemulab_lan_hosts import Known
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import MOVES
 from _qemulab_plan_changes import Change
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
@@ -319,7 +320,7 @@ def held(declared: Lab, ranges: list[str]) -> None:
 # What a change costs
 
 OFF = spec.from_pillar(lab({"a": [{"network": "vmlan", "mac": MAC_1}]})).lab.vms["a"]
-READY = VmFacts(OFF, OFF, {"hda": 50 * 2**30}, True, "running")
+READY = VmFacts(OFF, OFF, {"hda": 50 * 2**30}, True, Status.RUNNING)
 
 
 def at(address: str) -> Vm:

@@ -11,8 +11,9 @@ import _qemulab_spec as spec
 import pytest
 from _qemulab_doctor import Finding
 from _qemulab_host import HostError
+from _qemulab_plan_status import Status
 from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import Status
+from _qemulab_supervisors import UnitStatus
 
 LAB = spec.from_pillar({}).lab
 
@@ -77,9 +78,9 @@ class Anything(NamedTuple):
 
     running: frozenset[str]
 
-    def status(self, kind: str, name: str) -> Status:
+    def status(self, kind: str, name: str) -> UnitStatus:
         """Return how a unit is."""
-        return Status("running", 1) if f"{kind} {name}" in self.running else STOPPED
+        return UnitStatus(Status.RUNNING, 1) if f"{kind} {name}" in self.running else STOPPED
 
 
 DECLARED = spec.from_pillar({"networks": {"n": {}}, "vms": {"a": {"disks": []}}}).lab

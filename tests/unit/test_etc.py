@@ -12,8 +12,9 @@ import _qemulab_spec as spec
 import pytest
 from _qemulab_keys import Nic
 from _qemulab_keys import Vm
+from _qemulab_plan_status import Status
 from _qemulab_site import Site
-from _qemulab_supervisors import Status
+from _qemulab_supervisors import UnitStatus
 
 NETWORK = spec.network_from("vmlan", {}, "lab")
 ON_VMLAN = Vm(nics=(Nic(network="user"), Nic(network="vmlan"), Nic(network="other")))
@@ -99,7 +100,7 @@ def test_a_machine_of_an_older_version_is_looked_at_behind_the_hosts_link(
     """That one mounted a file over what ``/etc/resolv.conf`` leads to: that counts."""
     site = Site("lab", str(tmp_path / "root"))
     host.write_all([site.network_as_file("vmlan", NETWORK)])
-    monkeypatch.setattr(site, "status", lambda *_: Status("running", os.getpid()))
+    monkeypatch.setattr(site, "status", lambda *_: UnitStatus(Status.RUNNING, os.getpid()))
     behind = tmp_path / "run/systemd/resolve/stub-resolv.conf"
     behind.parent.mkdir(parents=True)
     behind.write_text("nameserver 10.0.3.1\n", encoding="utf-8")

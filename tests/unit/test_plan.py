@@ -27,6 +27,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
@@ -50,7 +51,7 @@ BASE = {
 LAB = spec.from_pillar(BASE).lab
 VM = LAB.vms["a"]
 NET = LAB.networks["vmlan"]
-RUNNING = VmFacts(VM, VM, {"hda": 50 * GIB}, True, "running")
+RUNNING = VmFacts(VM, VM, {"hda": 50 * GIB}, True, Status.RUNNING)
 STOPPED = VmFacts(VM, None, {"hda": 50 * GIB}, True)
 NEW = VmFacts()
 UP = NetworkFacts(NET, "up", True, True, True, ("a",))
@@ -250,15 +251,15 @@ def test_a_machine_that_is_off_is_started_where_it_should_run() -> None:
 @pytest.mark.parametrize("status", ["paused", "io-error"])
 def test_a_machine_that_was_halted_goes_on_where_it_should_run(status: str) -> None:
     """Its process is there; QEMU's own word is the old value."""
-    plan = plan_vm(RUNNING._replace(status=status), VM, "running")
+    plan = plan_vm(RUNNING._replace(status=Status(status)), VM, "running")
     assert shown(plan.changes) == {"running": (status, True, LIVE)}
-    assert plan_vm(RUNNING._replace(status=status), VM, "present") == Plan()
+    assert plan_vm(RUNNING._replace(status=Status(status)), VM, "present") == Plan()
 
 
 @pytest.mark.parametrize("status", ["internal-error", "guest-panicked"])
 def test_a_machine_whose_guest_is_dead_is_powered_off_and_on(status: str) -> None:
     """With whatever else waits for a restart: nobody is left to disturb."""
-    plan = plan_vm(RUNNING._replace(status=status), replace(VM, memory=1024), "running")
+    plan = plan_vm(RUNNING._replace(status=Status(status)), replace(VM, memory=1024), "running")
     memory, running = (2048, 1024, RESTART), (status, True, RESTART)
     assert (shown(plan.changes), plan.pending) == ({"memory": memory, "running": running}, ())
 
@@ -311,7 +312,7 @@ def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
     declared = changed(VM, path.split(":"), OTHER_VM[path])
     merged = merge_live(VM, declared)
     grown = {disk.name: 51 * GIB if path == "disks:size" else 50 * GIB for disk in declared.disks}
-    plan = plan_vm(VmFacts(declared, merged, grown, True, "running"), declared, "running")
+    plan = plan_vm(VmFacts(declared, merged, grown, True, Status.RUNNING), declared, "running")
     assert not plan.changes
     effect = dict(walk(Vm))[path]
     assert (effect in (LIVE, BOOT)) == (plan == Plan())

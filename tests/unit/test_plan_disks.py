@@ -11,6 +11,7 @@ from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RECREATE
 from _qemulab_plan_changes import RESTART
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
@@ -98,6 +99,6 @@ def test_a_disk_that_is_no_longer_declared_is_not_removed() -> None:
 def test_another_order_of_disks_needs_a_restart() -> None:
     """The order is what is booted first."""
     two = replace(VM, disks=(Disk("a", "1G", "ide"), Disk("b", "1G", "ide")))
-    facts = VmFacts(two, two, {"a": GIB, "b": GIB}, True, "running")
+    facts = VmFacts(two, two, {"a": GIB, "b": GIB}, True, Status.RUNNING)
     plan = plan_vm(facts, replace(two, disks=two.disks[::-1]), "running")
     assert shown(plan.pending) == {"disks": (["a", "b"], ["b", "a"], RESTART)}

@@ -16,6 +16,7 @@ from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_lab import LabFacts
 from _qemulab_plan_network import plan_reservation
+from _qemulab_plan_status import Status
 
 OLD = Reservation("52:54:00:00:00:01", "10.0.3.5")
 NEW = Reservation("52:54:00:00:00:01", "10.0.3.6")
@@ -156,7 +157,7 @@ def test_a_lab_is_started_as_it_was_applied() -> None:
         **{"off": "stopped", "bad": "failed", "idle": "paused", "full": "io-error"},
         **{"dead": "guest-panicked", "on": "running", "lost": "unmanaged", "deaf": "unresponsive"},
     }
-    plan = plan_lab.plan_lab_started(["n"], vms)
+    plan = plan_lab.plan_lab_started(["n"], {name: Status(word) for name, word in vms.items()})
     assert shown(plan.changes) == {
         "networks:n": ("down", "up", LIVE),
         "vms:off": ("stopped", "running", LIVE),

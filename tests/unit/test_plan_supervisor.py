@@ -12,14 +12,15 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
 
 LAB = spec.from_pillar({"vms": {"a": {}}}).lab
 VM = LAB.vms["a"]
 NET = LAB.networks["vmlan"]
-RUNNING = VmFacts(VM, VM, {"hda": 50 * 2**30}, True, "running")
-STOPPED = RUNNING._replace(started=None, status="stopped")
+RUNNING = VmFacts(VM, VM, {"hda": 50 * 2**30}, True, Status.RUNNING)
+STOPPED = RUNNING._replace(started=None, status=Status.STOPPED)
 UP = NetworkFacts(NET, "up", True, True, True, ("a",))
 
 
@@ -30,7 +31,7 @@ def shown(changes: tuple[Change, ...]) -> dict[str, tuple[object, object, str]]:
 
 def test_a_machine_without_its_supervisor_waits_for_a_restart() -> None:
     """It goes on running; what would give it a supervisor again is for its user to say."""
-    lost = RUNNING._replace(status="unmanaged", supervised=False, unit=False)
+    lost = RUNNING._replace(status=Status.UNMANAGED, supervised=False, unit=False)
     change = Change("supervised", False, True, RESTART)
     assert plan_vm(lost, VM, "running") == Plan(pending=(change,))
     may = dataclasses.replace(VM, on_change="restart")

@@ -13,7 +13,7 @@ import _qemulab_vm as machines
 import pytest
 from _qemulab_keys import Vm
 from _qemulab_site import Site
-from _qemulab_supervisors import Status
+from _qemulab_supervisors import UnitStatus
 from _qemulab_units import Unit
 
 VM = spec.vm_from("a", {"nics": [], "disks": [], "firmware": "bios"}, "lab", {})
@@ -27,7 +27,7 @@ class Supervisor:
         self._has = has
         self.told: list[bool] = []
 
-    def status(self) -> dict[tuple[str, str], Status]:
+    def status(self) -> dict[tuple[str, str], UnitStatus]:
         """Return that nothing runs."""
         return {}
 
