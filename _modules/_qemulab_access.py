@@ -89,7 +89,7 @@ def make_host_keys(site: Site, vms: Mapping[str, Vm]) -> None:
 def write_known_hosts(site: Site) -> None:
     """Write the machines' host keys for ssh: by their names, since addresses and ports change."""
     lines = []
-    for name in site.vm_directories():
+    for name in site.store.vm_directories():
         words = (host.read(public_key(site.layout.host_key(name))) or "").split()[:2]
         if words and site.layout.host_key(name).exists():
             lines.append(" ".join([name, *words]) + "\n")
@@ -139,7 +139,7 @@ def public_keys(path: Path) -> list[str]:
 
 def write_authorized_keys(site: Site) -> None:
     """Write the keys that the built-in guest lets in: the lab's own, and those declared."""
-    declared = list(site.facts().authorized_keys)
+    declared = list(site.store.authorized_keys() or ())
     own = (host.read(site.layout.ssh_key.with_suffix(".pub")) or "").strip()
     keys = [own, *(declared or user_keys())]
     text = "".join(f"{key}\n" for key in dict.fromkeys(keys) if key)
@@ -169,7 +169,7 @@ def vm_endpoint(site: Site, vm: Vm) -> tuple[str, int] | None:
     reservations = {}
     for nic in vm.nics:
         if nic.network != USER_NETWORK:
-            reservations.update(site.reservations(nic.network))
+            reservations.update(site.store.reservations(nic.network))
     return endpoint(vm, reservations)
 
 
@@ -180,7 +180,7 @@ def options(site: Site, name: str, vm: Vm) -> dict[str, str]:
     vm
         Its declaration; what it runs as counts where that is another.
     """
-    _, started = site.vm(name)
+    _, started = site.store.vm(name)
     known = host.read(site.layout.known_hosts) or ""
     if (started or vm).boot != "guest" or not re.search(rf"^{re.escape(name)} ", known, re.M):
         return UNKNOWN

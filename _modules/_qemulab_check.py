@@ -55,7 +55,7 @@ def check_networks(lab: Lab, site: Site, notes: Notes) -> None:
         return
     for name, network in lab.networks.items():
         subnet = ipaddress.IPv4Interface(network.address).network
-        known = site.network(name)
+        known = site.store.network(name)
         own = known.interface if known else network.interface
         path = f"lab:networks:{name}"
         if link.state(site, name, network) == "other":
@@ -70,7 +70,7 @@ def check_ways(lab: Lab, site: Site, notes: Notes) -> None:
     """Warn of networks whose packets a rule of the host takes elsewhere."""
     for name, network in lab.networks.items():
         path = f"lab:networks:{name}:address"
-        known = site.network(name)
+        known = site.store.network(name)
         if any(fault.path.startswith(f"lab:networks:{name}:") for fault in notes.faults):
             continue
         is_up = known is not None and link.state(site, name, known) == "up"
@@ -84,7 +84,7 @@ def check_resolvers(lab: Lab, site: Site, notes: Notes) -> None:
     for name in lab.vms if host.is_root() else ():
         # Of a file that is damaged, the machine's own state will tell.
         with contextlib.suppress(HostError, SpecError):
-            started = site.vm(name)[1]
+            started = site.store.vm(name)[1]
             problem = etc.astray(site, name, started) if started else ""
             if problem:
                 do = f"salt-call qemulab.vm_restart {name}"
@@ -97,7 +97,7 @@ def check_other_labs(lab: Lab, site: Site, notes: Notes) -> None:
     for other in site.other_labs():
         # What is damaged there is that lab's matter.
         with contextlib.suppress(HostError, SpecError):
-            for name, network in site.beside(other).all_networks().items():
+            for name, network in site.beside(other).store.all_networks().items():
                 taken[network.multicast] = f"the network {name} of the lab {other}"
     for name, network in lab.networks.items():
         if network.multicast in taken:

@@ -70,7 +70,7 @@ def read(
     found = {
         **NOTHING,
         "name": site.lab,
-        "made": {"networks": site.networks(), "vms": site.vm_directories()},
+        "made": {"networks": site.store.networks(), "vms": site.store.vm_directories()},
     }
     if lab is None or notes.faults:
         return found
@@ -135,6 +135,6 @@ def parts(declared: Mapping[str, Any] | None, lab: Lab, site: Site) -> dict[str,
 def reserved(site: Site, name: str) -> list[str]:
     """Return the names that are reserved; of a damaged file, the network's own state will tell."""
     try:
-        return list(site.reservations(name))
+        return list(site.store.reservations(name))
     except HostError:
         return []

@@ -85,7 +85,7 @@ def need_lab(site: Site, lab: str | None) -> None:
 
 def networks_meant(site: Site, network: Any) -> list[str]:
     """Return the network that is named, all where none is. Raises SpecError for an unknown one."""
-    known = site.networks()
+    known = site.store.networks()
     if network is None:
         return known
     need_name(network, "network")
@@ -153,9 +153,9 @@ def errors() -> Iterator[None]:
 def defined(site: Site, name: str) -> Vm:
     """Return a machine as applied; a wrong name is the caller's error."""
     need_name(name, "name")
-    found, _ = site.vm(name)
+    found, _ = site.store.vm(name)
     if found is None:
-        known = ", ".join(site.vms()) or "none"
+        known = ", ".join(site.store.vms()) or "none"
         raise CommandExecutionError(f"the lab {site.lab} has no machine {name}; it has {known}")
     return found
 

@@ -46,9 +46,9 @@ def ports(site: Site) -> Ports:
 def _machines(site: Site) -> dict[str, Vm]:
     """Return a lab's machines as applied; of one that is damaged, its own state will tell."""
     found = {}
-    for name in site.vms():
+    for name in site.store.vms():
         with contextlib.suppress(HostError, SpecError):
-            found[name] = site.vm(name)[0]
+            found[name] = site.store.vm(name)[0]
     return {name: vm for name, vm in found.items() if vm is not None}
 
 
@@ -125,7 +125,7 @@ def _machine_of(site: Site, listener: str) -> tuple[str, str]:
     for lab in (site.lab, *site.other_labs()) if pid else ():
         there = site if lab == site.lab else site.beside(lab)
         with contextlib.suppress(HostError):
-            for name in there.vms():
+            for name in there.store.vms():
                 if there.status("vm", name).pid == pid:
                     return lab, name
     return "", ""

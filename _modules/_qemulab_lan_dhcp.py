@@ -69,11 +69,11 @@ def machines(site: Site) -> dict[str, Vm]:
     same address, as a machine that is no longer declared and its successor, that decides.
     """
     found = []
-    for name in site.vms():
-        defined, started = site.vm(name)
+    for name in site.store.vms():
+        defined, started = site.store.vm(name)
         vm = started or defined
         if vm is not None:
-            found.append((started is not None, site.vm_stored(name), name, vm))
+            found.append((started is not None, site.store.vm_stored(name), name, vm))
     found.sort(key=lambda each: each[:2], reverse=True)
     return {name: vm for *_, name, vm in found}
 
@@ -107,7 +107,7 @@ def all_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) ->
 def check_addresses(site: Site, name: str, vm: Vm) -> None:
     """Raise HostError where a machine's address is none of the network that the NIC sits on."""
     for nic in vm.nics:
-        network = site.network(nic.network) if nic.network != USER_NETWORK else None
+        network = site.store.network(nic.network) if nic.network != USER_NETWORK else None
         if network is None or not nic.address:
             continue
         subnet = ipaddress.IPv4Interface(network.address).network
@@ -133,19 +133,19 @@ def refresh(site: Site, but: Collection[str] = (), leaving: bool = False) -> Non
 
     Raises HostError where a server that runs does not take it up.
     """
-    for name in site.networks():
+    for name in site.store.networks():
         with contextlib.suppress(*([HostError] if leaving else [])):
             if name in but or heard(site, name, leaving):
                 continue
             with site.lock("network", name):
-                network = site.network(name)
+                network = site.store.network(name)
                 if network is not None:
                     tell(site, name, network, leaving=leaving)
 
 
 def heard(site: Site, name: str, leaving: bool) -> bool:
     """Return whether a network's server has been told all that there is to tell."""
-    network = site.network(name)
+    network = site.store.network(name)
     if network is None:
         return True
     files = names_files if leaving else all_files
@@ -223,17 +223,17 @@ def apply_reservation(site: Site, network_name: str, name: str, item: Reservatio
     refuses.
     """
     with site.lock("network", network_name):
-        network = site.network(network_name)
+        network = site.store.network(network_name)
         if network is None:
             problem = f"there is no network {network_name} in the lab {site.lab}"
             raise HostError(problem, hint="qemulab.network_present makes it")
         network = with_reservation(network, name, item)
-        tell(site, network_name, network, [site.network_as_file(network_name, network)])
+        tell(site, network_name, network, [site.store.network_as_file(network_name, network)])
 
 
 def all_reservations(site: Site, name: str) -> dict[str, Reservation]:
     """Return what is reserved on a network, by machines as well."""
-    return {**lan_hosts.reserved(name, machines(site)), **site.reservations(name)}
+    return {**lan_hosts.reserved(name, machines(site)), **site.store.reservations(name)}
 
 
 # Leases
@@ -269,7 +269,7 @@ def contradicting(
 
 def contradicted(site: Site, network_name: str, name: str, item: Reservation | None) -> list[Lease]:
     """Return the leases that would contradict a network's reservations with this one applied."""
-    network = site.network(network_name)
+    network = site.store.network(network_name)
     if network is None:
         return []
     subnet = ipaddress.IPv4Interface(network.address).network

@@ -79,7 +79,7 @@ def astray(site: Site, name: str, vm: Vm) -> str:
         What it was started as.
     """
     on, pid = network_of(vm), site.status("vm", name).pid
-    network = site.network(on) if on else None
+    network = site.store.network(on) if on else None
     if network is None or not pid:
         return ""
     root = f"/proc/{pid}/root"

@@ -37,14 +37,14 @@ def claimant(site: Site, name: str, interface: str) -> str:
     site, name
         The network that is to have it. Where it has it already, nobody is asked.
     """
-    stored = site.network(name)
+    stored = site.store.network(name)
     if stored is not None and stored.interface == interface:
         return ""
     for lab in (site.lab, *site.other_labs()):
         there = site if lab == site.lab else site.beside(lab)
         # What is damaged there is that lab's matter.
         with contextlib.suppress(HostError, SpecError):
-            for other, network in there.all_networks().items():
+            for other, network in there.store.all_networks().items():
                 if network.interface == interface and (lab, other) != (site.lab, name):
                     return f"the network {other} of the lab {lab}"
     return ""

@@ -51,7 +51,7 @@ def surroundings(
     Raises HostError where QEMU, the firmware, the guest image or a network is missing.
     """
     layout = site.layout
-    networks = site.all_networks() if networks is None else networks
+    networks = site.store.all_networks() if networks is None else networks
     for nic in vm.nics:
         if nic.network != USER_NETWORK and nic.network not in networks:
             problem = f"{name} sits on network {nic.network}, which the lab {site.lab} has not"

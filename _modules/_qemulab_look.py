@@ -133,8 +133,8 @@ def all_that_runs(site: Site) -> list[str]:
         found = []
         # What is damaged there is told by whoever means that lab.
         with contextlib.suppress(HostError):
-            vms = [name for name in other.vms() if runs(other, name)]
-            networks = [name for name in other.networks() if other.status("hub", name).alive]
+            vms = [name for name in other.store.vms() if runs(other, name)]
+            networks = [name for name in other.store.networks() if other.status("hub", name).alive]
             found += [f"machines {', '.join(vms)}"] if vms else []
             found += [f"networks {', '.join(networks)}"] if networks else []
         if found:
@@ -147,8 +147,8 @@ def guest_users(site: Site) -> list[str]:
     found = []
     for lab in sorted({site.lab, *site.other_labs()}):
         other = site if lab == site.lab else site.beside(lab)
-        for name in other.vms():
-            defined, started = other.vm(name)
+        for name in other.store.vms():
+            defined, started = other.store.vm(name)
             booted = started or defined
             if booted and booted.boot == "guest" and runs(other, name):
                 found.append(f"{lab}:{name}")
@@ -175,7 +175,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
     strict
         Raise HostError where an image of its is none, or another machine's. Default ``True``.
     """
-    defined, started = site.vm(name)
+    defined, started = site.store.vm(name)
     status, pid = look(site, name)
     off = status.is_off
     return VmFacts(
@@ -188,7 +188,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         unit=off or site.supervisor.has("vm", name),
         leases={
             network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
-            for network in site.networks()
+            for network in site.store.networks()
         },
         lost=tuple(each.says for each in lost(site, name)),
     )
@@ -197,7 +197,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
 def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
     """Return the images that a machine runs on and that are gone from their places."""
     status, pid = look(site, name)
-    defined, started = site.vm(name)
+    defined, started = site.store.vm(name)
     if status.is_off:
         return ()
     return held.lost(site, name, started or defined, pid, status is Status.STARTING)

@@ -75,7 +75,7 @@ def facts(site: Site, name: str, declared: Network | None = None) -> NetworkFact
     declared
         What it is compared with where nothing was applied yet.
     """
-    defined = site.network(name)
+    defined = site.store.network(name)
     network = defined or declared or left.network(site, name)
     if network is None:
         return NetworkFacts()
@@ -125,8 +125,8 @@ def end_orphans(site: Site, name: str, network: Network) -> None:
 def machines_on(site: Site, name: str) -> tuple[str, ...]:
     """Return the running machines that sit on a network."""
     found = []
-    for vm in site.vms():
-        _, started = site.vm(vm)
+    for vm in site.store.vms():
+        _, started = site.store.vm(vm)
         if started is None or all(nic.network != name for nic in started.nics):
             continue
         if runs(site, vm):
@@ -222,7 +222,7 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
         [
             *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
             *lan.all_files(site, name, network, vms),
-            site.network_as_file(name, network),
+            site.store.network_as_file(name, network),
         ]
     )
 

@@ -29,8 +29,6 @@ class LabFacts(NamedTuple):
     networks: tuple[str, ...] = ()
     vms: Mapping[str, bool] = MappingProxyType({})
     """Machines that the lab has, each with whether it runs."""
-    others: tuple[str, ...] = ()
-    """Other labs of the host."""
     logs: bool = False
     remains: bool = False
     """Whether its supervisor is there although nothing says that the lab is."""

@@ -162,14 +162,14 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     access.write_authorized_keys(site)
     access.make_host_keys(site, vms)
     for each in {etc.network_of(vm) for vm in vms.values()}:
-        network = site.network(each) if each else None
+        network = site.store.network(each) if each else None
         if network is not None:
             etc.make(site, each, network)
     for name in vms:
         host.make_directory(layout.vm_runtime(name).parent)
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)
     files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]
-    files += [site.vm_as_file(name, vm, vm) for name, vm in vms.items()]
+    files += [site.store.vm_as_file(name, vm, vm) for name, vm in vms.items()]
     host.write_all(files)
     # Before they ask for their addresses.
     lan.refresh(site, but=told)
@@ -260,7 +260,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
         ahead = None  # somebody has started it again
     if status.is_off:
         if ahead is not None:
-            settle(site, name, site.vm(name)[0])
+            settle(site, name, site.store.vm(name)[0])
             return "acpi"
         if status is Status.FAILED:
             site.supervisor.stop("vm", name)  # it may be about to be tried again
@@ -270,7 +270,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     if status is Status.UNMANAGED:
         return stop_unmanaged(site, name, grace or 0, pid)
 
-    defined, _ = site.vm(name)
+    defined, _ = site.store.vm(name)
     if status is not Status.UNRESPONSIVE:
         if grace is None:
             return end(site, name, defined)
@@ -326,7 +326,7 @@ def stop_unmanaged(site: Site, name: str, grace: int, pid: int) -> str:
             order(site, name, "quit")
             if not host.wait_for(gone, QUIT_TIMEOUT):
                 raise HostError(f"{name} (process {pid}) does not end", hint="end it yourself")
-    defined, _ = site.vm(name)
+    defined, _ = site.store.vm(name)
     settle(site, name, defined, hard=False)
     return how
 
@@ -370,7 +370,7 @@ def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> Non
     if not hard:
         host.remove(site.layout.in_use(name))
     if defined is not None:
-        site.store_vm(name, defined, None)
+        site.store.store_vm(name, defined, None)
 
 
 def reset(site: Site, name: str) -> None:

@@ -44,7 +44,7 @@ def need_reach(site: Site, name: str) -> None:
     One that has disks could not get them twice; one without would run twice.
     """
     # Looked for only where nobody has seen it end: that is a look at every process of the host.
-    if site.vm(name)[1] is None:
+    if site.store.vm(name)[1] is None:
         return
     pid = site.answers.recent("machines that run", lambda: machines(site)).get(name)
     if pid and not site.status("vm", name, fresh=True).alive and process.exists(pid):
@@ -90,14 +90,14 @@ def network(site: Site, name: str) -> Network | None:
 def made(site: Site) -> dict[str, list[str]]:
     """Return the networks and machines of which a file or a process is left."""
     return {
-        "networks": sorted({*site.networks(), *networks(site)}),
-        "vms": sorted({*site.vm_directories(), *machines(site)}),
+        "networks": sorted({*site.store.networks(), *networks(site)}),
+        "vms": sorted({*site.store.vm_directories(), *machines(site)}),
     }
 
 
 def need_none(site: Site, purge: bool) -> None:
     """Raise HostError where something of a lab is still there that is to be gone before it."""
-    left = site.networks() + (site.vm_directories() if purge else site.vms())
+    left = site.store.networks() + (site.store.vm_directories() if purge else site.store.vms())
     if left:
         raise HostError(f"the lab {site.lab} still has {', '.join(left)}")
     site.answers.forget()

@@ -255,7 +255,7 @@ def load_on(site: Site, name: str, tag: str) -> None:
     reads the memory then. Where it fails all the same, the memory belongs to other disks than those
     that are there now: the machine is powered off, so that nothing of it is written to them.
     """
-    defined, started = site.vm(name)
+    defined, started = site.store.vm(name)
     # They would go with the QEMU of a load that fails, and all their snapshots with them.
     held.need_none(name, lost(site, name))
     with proven(site, name) as qmp:
@@ -351,7 +351,7 @@ def save(site: Site, name: str, tag: str, vm: Vm) -> dict[str, Any]:
         if running(site, name):
             with proven(site, name) as qmp:
                 save_on(name, tag, qmp)
-            remember(site, name, tag, site.vm(name)[1] or vm)
+            remember(site, name, tag, site.store.vm(name)[1] or vm)
         else:
             images = images_off(site, name, vm)
             need_new(name, tag, images)

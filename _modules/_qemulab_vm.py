@@ -90,7 +90,7 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
         if name in site.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
-            if site.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
+            if site.store.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
                 power.press(site, name, plan(name))
 
 
@@ -145,7 +145,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
             if declared.autostart or "autostart" in keys:
                 tell_boot(site, name, declared)
             # Last: what is stored is not done again.
-            site.store_vm(name, declared, None)
+            site.store.store_vm(name, declared, None)
             lan.refresh(site)
 
 
@@ -167,7 +167,7 @@ def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None
     now = merge_live(before.started, declared)
     lan.check_addresses(site, name, now)
     live.change_live(site, name, before.started, now, before)
-    host.write_all([*launch.scripts(site, name, now), site.vm_as_file(name, declared, now)])
+    host.write_all([*launch.scripts(site, name, now), site.store.vm_as_file(name, declared, now)])
     site.supervisor.update(launch.unit(site, name, now))
     lan.refresh(site)
 
@@ -179,7 +179,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
     Returns how it was stopped, in ``stop``'s words.
     """
     layout = site.layout
-    defined, _ = site.vm(name)
+    defined, _ = site.store.vm(name)
     with site.lock("vm", name):
         # Where its disks go as well, nothing is lost by not asking its guest.
         grace = None if purge else defined.stop_grace if defined else 0

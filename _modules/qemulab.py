@@ -7,6 +7,7 @@ Labs of QEMU machines: the lab as a whole.
 from concurrent.futures import ThreadPoolExecutor
 
 import _qemulab_access as access
+import _qemulab_apply_lab as apply_lab
 import _qemulab_check as check
 import _qemulab_declaration as declarations
 import _qemulab_doctor as physician
@@ -222,7 +223,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
         keys = spec.from_pillar({"authorized_keys": authorized_keys or []}).lab.authorized_keys
 
         def look():
-            return plan_lab.plan_lab(site.facts(), host.USER, keys)
+            return plan_lab.plan_lab(apply_lab.facts(site), host.USER, keys)
 
         def act(_plan):
             with site.lock("lab", "present"):
@@ -231,7 +232,7 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
                     made = [pool.submit(host.make_user), pool.submit(access.make_key, site.layout)]
                 for each in made:
                     each.result()
-                host.write_json(site.layout.lab_file, {"authorized_keys": list(keys)})
+                site.store.store_lab(keys)
                 access.write_authorized_keys(site)
             site.answers.forget()
 
@@ -316,7 +317,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
         face.need(kinds.choice("report", "stop"), mode, "mode")
 
         def look():
-            facts = site.facts()
+            facts = apply_lab.facts(site)
             runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
             facts = facts._replace(vms={**facts.vms, **runs})
             plan = plan_lab.plan_prune(facts, vms, networks, mode)
@@ -369,7 +370,7 @@ def lab_remove(purge=False, lab=None, test=False):
         site = _site(lab)
 
         def look():
-            return plan_lab.plan_lab_absent(site.facts(), purge)
+            return plan_lab.plan_lab_absent(apply_lab.facts(site), purge)
 
         def act(_plan):
             left.need_none(site, purge)
@@ -397,5 +398,5 @@ def ssh_config(lab=None):
     with face.errors():
         site = _site(lab)
         face.need_lab(site, lab)
-        vms = {name: site.vm(name)[0] for name in site.vms()}
+        vms = {name: site.store.vm(name)[0] for name in site.store.vms()}
         return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})

@@ -56,7 +56,7 @@ def lab_stop(lab=None, test=False):
 
         def look():
             site.answers.forget()
-            runs = {name: looks.runs(site, name) for name in site.vms()}
+            runs = {name: looks.runs(site, name) for name in site.store.vms()}
             gone = [image.says for name in runs if runs[name] for image in looks.lost(site, name)]
             return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone))
 
@@ -92,12 +92,12 @@ def lab_start(lab=None, test=False):
     """
     with face.errors():
         site = _site(lab)
-        defined = {name: schema.compact(site.vm(name)[0]) for name in site.vms()}
+        defined = {name: schema.compact(site.store.vm(name)[0]) for name in site.store.vms()}
         ssh = {}
 
         def look():
             site.answers.forget()
-            plans = {name: _network_plan(site, name) for name in site.networks()}
+            plans = {name: _network_plan(site, name) for name in site.store.networks()}
             vms = {name: looks.look(site, name)[0] for name in defined}
             down = [name for name in plans if plans[name].changes]
             plan = plan_lab.plan_lab_started(down, vms)
@@ -126,20 +126,20 @@ def _unlike(site, name):
     # Disks are for root to see, and what keeps a machine from starting its own start will tell.
     with contextlib.suppress(host.HostError):
         if host.is_root():
-            return powers.unlike_before(site, name, site.vm(name)[0])
+            return powers.unlike_before(site, name, site.store.vm(name)[0])
     return []
 
 
 def _network(site, name):
     """Return a network as applied, as its state takes it."""
-    keys = schema.compact(site.network(name))
+    keys = schema.compact(site.store.network(name))
     keys.pop("reservations", None)
     return keys
 
 
 def _network_plan(site, name):
     """Return what a network lacks to be as it was applied."""
-    defined = site.network(name)
+    defined = site.store.network(name)
     return plan_network(networks.facts(site, name), defined)
 
 
@@ -164,7 +164,7 @@ def lab_restart(lab=None):
     """
     with face.errors():
         site = _site(lab)
-        for name in site.vms():
+        for name in site.store.vms():
             held.need_none(name, looks.lost(site, name))
     how = lab_stop(lab)["how"]
     started = lab_start(lab)

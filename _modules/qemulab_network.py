@@ -54,7 +54,7 @@ def network_list(lab=None):
     with face.errors():
         site = _site(lab)
         face.need_lab(site, lab)
-        return site.networks()
+        return site.store.networks()
 
 
 def network_info(name, lab=None):
@@ -190,7 +190,7 @@ def _around(site, name, network):
         f"to open it: {each.command}"
         for each in probe.blocked(network)
     ]
-    shadowed = way.shadowed(site.network(name) or network, is_up=True)
+    shadowed = way.shadowed(site.store.network(name) or network, is_up=True)
     return found + ["; ".join(shadowed)] if shadowed else found
 
 
@@ -203,7 +203,7 @@ def _row(site, name, network, reservations, vms):
         }
     except SpecError:
         return networks.ALONE
-    others = {**site.all_networks(), name: network}
+    others = {**site.store.all_networks(), name: network}
     ports = host_ports.ports(site)
     return networks.Row(items, spec.readable_vms(vms, site.lab, others, ports))
 
@@ -277,7 +277,7 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
                 return face.outcome(site, begun.plan)
 
         def look():
-            old = site.reservations(network).get(name)
+            old = site.store.reservations(network).get(name)
             stale = lan.contradicted(site, network, name, wanted)
             return plan_reservation(old, wanted, bool(stale))
 

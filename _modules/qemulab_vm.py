@@ -68,7 +68,7 @@ def vm_list(lab=None):
     with face.errors():
         site = _site(lab)
         face.need_lab(site, lab)
-        return {name: looks.look(site, name)[0].value for name in site.vms()}
+        return {name: looks.look(site, name)[0].value for name in site.store.vms()}
 
 
 def vm_info(name, lab=None):
@@ -94,7 +94,7 @@ def vm_info(name, lab=None):
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        defined, started = site.vm(name)
+        defined, started = site.store.vm(name)
         if defined is None:
             return None
         status, pid = looks.look(site, name)
@@ -161,14 +161,14 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         face.need(kinds.choice("present", "running"), power, "power")
         face.need(ROW, together or {}, "together")
         ports = host_ports.ports(site)
-        declared = spec.vm_from(name, declaration, site.lab, site.all_networks(), ports)
+        declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
         if test:
             site.promised[name] = declared
         begun = ("vm", name)
         if together and begun not in site.begun:
             if not test and host.is_root():
                 known = ports._replace(stored={**ports.stored, name: declared})
-                others = spec.readable_vms(together, site.lab, site.all_networks(), known)
+                others = spec.readable_vms(together, site.lab, site.store.all_networks(), known)
                 machines.begin_together(site, {name: declared, **others})
             if begun not in site.begun:
                 looks.look_at_all(site, [name, *together])
@@ -194,9 +194,9 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
 
         outcome = face.converge(site, look, act, test)
         face.name_changes(outcome, declared, declaration)
-        defined, started = site.vm(name)
+        defined, started = site.store.vm(name)
         if not test and not outcome["refused"] and defined not in (None, declared):
-            site.store_vm(name, declared, started)  # what is pending comes with the next start
+            site.store.store_vm(name, declared, started)  # what pends comes with the next start
         disks = [key.split(":")[1] for key in outcome["refused"] if key.startswith("disks:")]
         paths = [str(site.layout.disk(name, disk)) for disk in disks]
         return {**outcome, "ssh": access.ssh_command(site, name, declared), "images": paths}
@@ -236,7 +236,7 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        if known and name not in site.vm_directories() and not looks.runs(site, name):
+        if known and name not in site.store.vm_directories() and not looks.runs(site, name):
             face.defined(site, name)
         how = []
 
@@ -459,8 +459,8 @@ def vm_argv(name, lab=None):
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        vm, _ = site.vm(name)
-        networks = site.all_networks()
+        vm, _ = site.store.vm(name)
+        networks = site.store.all_networks()
         if vm is None:
             pillar = __pillar__.get("lab")
             declared = spec.from_pillar(pillar, lambda _name: host_ports.ports(site)).lab

@@ -87,10 +87,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, A
     run += "probe.main(*sys.argv[1:])"
     minion = tmp_path_factory.mktemp("minion")
     site = Site("lab", str(minion))
-    site.store_vm("a", spec.vm_from("a", {"nics": []}, "lab", {}), None)
+    site.store.store_vm("a", spec.vm_from("a", {"nics": []}, "lab", {}), None)
     for name in ("one", "two"):
         keys = {"interface": name, "reservations": {"m": RESERVED}}
-        host.write_all([site.network_as_file(name, spec.network_from(name, keys, "lab"))])
+        host.write_all([site.store.network_as_file(name, spec.network_from(name, keys, "lab"))])
     words = [sys.executable, "-I", "-X", cache, "-c", run, PROBE.parent]
     done = subprocess.run(
         ["unshare", "--net", *words, minion, repo],

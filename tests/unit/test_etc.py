@@ -99,7 +99,7 @@ def test_a_machine_of_an_older_version_is_looked_at_behind_the_hosts_link(
 ) -> None:
     """That one mounted a file over what ``/etc/resolv.conf`` leads to: that counts."""
     site = Site("lab", str(tmp_path / "root"))
-    host.write_all([site.network_as_file("vmlan", NETWORK)])
+    host.write_all([site.store.network_as_file("vmlan", NETWORK)])
     monkeypatch.setattr(site, "status", lambda *_: UnitStatus(Status.RUNNING, os.getpid()))
     behind = tmp_path / "run/systemd/resolve/stub-resolv.conf"
     behind.parent.mkdir(parents=True)

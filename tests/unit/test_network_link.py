@@ -20,7 +20,7 @@ def test_it_is_the_declared_interface_that_has_to_be_ours(
     site = Site("lab", str(tmp_path))
     monkeypatch.setattr(site, "links", lambda: [{"ifname": "vmlan"}, {"ifname": "eth0"}])
     stored = spec.network_from("vmlan", {}, "lab")
-    host.write_all([site.network_as_file("vmlan", stored)])
+    host.write_all([site.store.network_as_file("vmlan", stored)])
     before = NetworkFacts(stored, "other", True, True, True)
     networks.check_start(
         site, "vmlan", spec.network_from("vmlan", {"interface": "lab0"}, "lab"), before

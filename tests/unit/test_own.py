@@ -75,7 +75,7 @@ def test_a_purge_takes_what_is_ours_and_leaves_the_rest(
     check.remove_files(site, purge=True)
     assert files(state) == sorted(kept)
     assert state.exists() == bool(kept)
-    assert site.vm_directories() == []
+    assert site.store.vm_directories() == []
 
 
 def test_what_is_no_lab_is_counted_as_none(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_start_with_the_host_is_told_of_a_machine_that_is_off(
     site = Site("lab", str(tmp_path))
     supervisor = Supervisor(has)
     monkeypatch.setattr(site, "supervisor", supervisor)
-    site.store_vm("a", before, None)
+    site.store.store_vm("a", before, None)
     machines.apply(site, "a", declared, "present")
     assert supervisor.told == told and scripts == [declared] * written
-    assert site.vm("a") == (declared, None)
+    assert site.store.vm("a") == (declared, None)
