@@ -19,7 +19,7 @@ class Kind(Enum):
     ON = "leaves it running"
     HELD = "lets it run on"
     DEAD = "powers it off and on"
-    DOUBTFUL = "leaves it as it is, and says so"
+    DOUBTFUL = "starts it no second time"
     OTHER = "leaves it as it is"
 
 
@@ -69,7 +69,12 @@ class Status(str, Enum):
     # What QEMU says. Source: QEMU's qapi/run-state.json, RunState
     RUNNING = "running", Kind.ON, "it runs"
     PAUSED = "paused", Kind.HELD, "somebody has stopped it over QMP"
-    IO_ERROR = "io-error", Kind.HELD, "a disk could not be written: the host is full, as a rule"
+    IO_ERROR = (
+        "io-error",
+        Kind.HELD,
+        "a disk could not be written: the host is full, as a rule",
+        "make room first",
+    )
     INTERNAL_ERROR = "internal-error", Kind.DEAD, "QEMU or KVM cannot run the guest any further"
     GUEST_PANICKED = "guest-panicked", Kind.DEAD, "the guest has crashed, and said so"
     PRELAUNCH = "prelaunch", Kind.OTHER, "QEMU is there, and its guest has not begun", _STOP
@@ -139,9 +144,8 @@ _OPEN = {
 
 UNIT = {
     Status.RUNNING: "its process runs",
-    Status.STARTING: "it has no process of its own yet: what comes before one is under way, or the"
-    " next try is waited for (systemd alone says so)",
+    Status.STARTING: "systemd prepares it, or waits before it tries again; no process is there yet",
     Status.FAILED: "it has ended badly; supervisord may be about to try again",
-    Status.STOPPED: "it does not run, or the supervisor does not know it",
+    Status.STOPPED: "it does not run, or the supervisor has never heard of it",
 }
 """What a supervisor says of a process, with what it means."""
