@@ -10,11 +10,13 @@ import time
 from collections.abc import Collection
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import _qemulab_disks as disks
 import _qemulab_lan_dhcp as lan
 import _qemulab_process as process
 import _qemulab_spec as spec
+import _qemulab_vm_forwards as forwards
 import _qemulab_vm_held as held
 from _qemulab_host import HostError
 from _qemulab_plan_status import Status
@@ -32,6 +34,14 @@ BUSY_TIMEOUT = 10.0
 """Seconds that are given to one that gets a little CPU time, and so cannot answer sooner."""
 
 
+class Answer(NamedTuple):
+    """How a machine is, its PID, and what its QEMU says of the ports that it forwards."""
+
+    status: Status
+    pid: int
+    forwards: str = ""
+
+
 def look(site: Site, name: str, fresh: bool = False) -> tuple[Status, int]:
     """
     Return how a machine is, and its PID.
@@ -43,6 +53,11 @@ def look(site: Site, name: str, fresh: bool = False) -> tuple[Status, int]:
     """
     if fresh:
         site.answers.forget()
+    return answer(site, name)[:2]
+
+
+def answer(site: Site, name: str) -> Answer:
+    """Return how a machine is, and more of what it says; not asked anew within half a second."""
     return site.answers.recent(f"vm {name}", lambda: ask(site, name))
 
 
@@ -57,43 +72,46 @@ def look_at_all(site: Site, names: Collection[str]) -> None:
         list(pool.map(lambda name: look(site, name), names))
 
 
-def ask(site: Site, name: str) -> tuple[Status, int]:
+def ask(site: Site, name: str) -> Answer:
     """
-    Return what ``look`` does, always asked anew of QEMU.
+    Return what ``answer`` does, always asked anew of QEMU.
 
     One that does not answer is asked again as long as its process moves: the host is busy then.
     """
     begun = moved = time.monotonic()
     ticks = process.cpu_ticks(site.status("vm", name).pid)
     while True:
-        state, pid = ask_once(site, name)
-        if state is not Status.UNRESPONSIVE:
-            return state, pid
+        found = ask_once(site, name)
+        if found.status is not Status.UNRESPONSIVE:
+            return found
         now = time.monotonic()
-        before, ticks = ticks, process.cpu_ticks(pid)
+        before, ticks = ticks, process.cpu_ticks(found.pid)
         if ticks != before:
             moved = now
         if now - moved >= STILL_TIMEOUT or now - begun >= BUSY_TIMEOUT:
-            return state, pid
+            return found
 
 
-def ask_once(site: Site, name: str) -> tuple[Status, int]:
-    """Return what ``look`` does, asked of QEMU once."""
+def ask_once(site: Site, name: str) -> Answer:
+    """Return what ``answer`` does, asked of QEMU once."""
     unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
-        return (Status.FAILED if unit.state is Status.FAILED else Status.STOPPED), 0
+        return Answer(Status.FAILED if unit.state is Status.FAILED else Status.STOPPED, 0)
     try:
         with Qmp(path, timeout=LOOK_TIMEOUT) as qmp:
-            found, state = qmp.query("query-uuid", "query-status", timeout=LOOK_TIMEOUT)
+            found, state, forwarded = qmp.query(
+                "query-uuid", "query-status", forwards.QUESTION, timeout=LOOK_TIMEOUT
+            )
             peer = qmp.peer_pid
     except QmpSilent:
-        return Status.UNRESPONSIVE, unit.pid
+        return Answer(Status.UNRESPONSIVE, unit.pid)
     except QmpError:
-        return (Status.STARTING, unit.pid) if unit.alive else (Status.STOPPED, 0)
+        return Answer(Status.STARTING, unit.pid) if unit.alive else Answer(Status.STOPPED, 0)
     if not is_its_own(site, name, found["UUID"], peer):
-        return Status.UNKNOWN, peer
-    return (Status.of_qemu(state["status"]) if unit.alive else Status.UNMANAGED), peer
+        return Answer(Status.UNKNOWN, peer)
+    status = Status.of_qemu(state["status"]) if unit.alive else Status.UNMANAGED
+    return Answer(status, peer, str(forwarded))
 
 
 def is_its_own(site: Site, name: str, uuid: str, peer: int) -> bool:
@@ -176,11 +194,13 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         Raise HostError where an image of its is none, or another machine's. Default ``True``.
     """
     defined, started = site.store.vm(name)
-    status, pid = look(site, name)
+    status, _, forwarded = answer(site, name)
     off = status.is_off
+    runs_as = None if off else started or defined
     return VmFacts(
         defined=defined,
-        started=None if off else started or defined,
+        started=runs_as and forwards.as_they_are(runs_as, forwarded),
+        unsure=() if off else site.store.vm_unsure(name),
         disks=disks.disk_sizes(site, name, strict),
         has_variables=has_variables(site, name, strict),
         status=Status.STOPPED if off else status,

@@ -7,6 +7,7 @@ The only place that decides. What is comes in as facts, the answer is a value.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -39,7 +40,10 @@ class VmFacts(NamedTuple):
         What was last applied; ``None`` where it was never defined.
 
     started
-        What its running process was started with; ``None`` where none runs.
+        What its running process was started with, or became since; ``None`` where none runs.
+
+    unsure
+        What it may have become instead: a change of what runs was broken off.
 
     disks
         Size in bytes of each disk image that exists.
@@ -72,6 +76,7 @@ class VmFacts(NamedTuple):
     unit: bool = True
     leases: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
     lost: tuple[str, ...] = ()
+    unsure: tuple[Vm, ...] = ()
 
 
 def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
@@ -95,6 +100,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
         for change in differences(leaves(base) if base else None, leaves(declared))
         if change.key not in skip_sizes
     ]
+    found += doubtful_changes(facts, declared, skip_sizes | {change.key for change in found})
     moved = {c.key.removesuffix("network") for c in found if c.key.endswith(":network")}
     found = [
         # What is plugged in elsewhere is plugged in anew: nothing of that NIC changes live.
@@ -133,6 +139,21 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
         others.append(Change("running", facts.status.value, True, LIVE))
     notes = (MOVES,) if released and running else ()
     return Plan(tuple(others + restarts), tuple(pending), tuple(refused), notes)
+
+
+def doubtful_changes(facts: VmFacts, declared: Vm, known: Collection[str]) -> list[Change]:
+    """
+    Return what is done again of a change that was broken off, since it may have come through.
+
+    known
+        The keys that differ anyway.
+    """
+    found: dict[str, Change] = {}
+    for other in facts.unsure if facts.started else ():
+        for change in differences(leaves(other), leaves(declared)):
+            if change.key not in known:
+                found.setdefault(change.key, change)
+    return list(found.values())
 
 
 def merge_live(started: Vm, declared: Vm) -> Vm:

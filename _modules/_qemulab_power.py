@@ -90,7 +90,7 @@ def unlike_before(site: Site, name: str, vm: Vm) -> list[str]:
 def settled(site: Site, name: str) -> Status | None:
     """Return how a machine that has just been started is, ``None`` while that is not clear."""
     if site.layout.qmp(name).exists():
-        state, _ = ask(site, name)
+        state = ask(site, name).status
         if not state.is_open:
             return state
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
@@ -132,7 +132,7 @@ def await_settled(site: Site, name: str) -> Status | None:
 
 def dead(site: Site, name: str) -> Status | None:
     """Return the status of a machine whose guest is dead, ``None`` where the guest lives."""
-    state, _ = ask(site, name)
+    state = ask(site, name).status
     return state if state.is_dead else None
 
 

@@ -127,16 +127,20 @@ class Qmp:
             ended(answer)
             return answer
 
-    def query(self, *commands: str, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
+    def query(
+        self, *commands: str | tuple[str, dict[str, Any]], timeout: float = COMMAND_TIMEOUT
+    ) -> list[Any]:
         """
-        Run commands without arguments and return their answers, in order.
+        Run commands, each alone or with its arguments, and return their answers, in order.
 
         They are sent before the first answer is read: QEMU looks at the socket only when its
         main loop comes round, which takes milliseconds on a busy host. Errors as in ``execute``.
         """
         deadline = time.monotonic() + timeout
-        with log.step("qmp", lambda: f"{self._path} {', '.join(commands)}") as ended:
-            numbers = [(self._send(command, None, timeout), command) for command in commands]
+        asked = [each if isinstance(each, tuple) else (each, {}) for each in commands]
+        names = [name for name, _ in asked]
+        with log.step("qmp", lambda: f"{self._path} {', '.join(names)}") as ended:
+            numbers = [(self._send(name, more, timeout), name) for name, more in asked]
             answers = [self._answer(number, command, deadline) for number, command in numbers]
             ended(answers)
             return answers

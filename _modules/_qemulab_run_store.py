@@ -32,10 +32,11 @@ def _network(stored: dict[str, Any]) -> Network:
     return spec.stored(Network, stored | {"interface": stored["interface"]})
 
 
-def _machine(stored: dict[str, Any]) -> tuple[Vm, Vm | None]:
-    """Read a machine's file: as applied, and as its process was last started."""
+def _machine(stored: dict[str, Any]) -> tuple[Vm, Vm | None, tuple[Vm, ...]]:
+    """Read a machine's file: as applied, as its process was last started, as it may be instead."""
     started = stored.get("started")
-    return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started)
+    unsure = tuple(spec.stored(Vm, each) for each in stored.get("unsure", ()))
+    return spec.stored(Vm, stored["defined"]), started and spec.stored(Vm, started), unsure
 
 
 class Store:
@@ -105,7 +106,11 @@ class Store:
 
     def vm(self, name: str) -> tuple[Vm | None, Vm | None]:
         """Return a machine as applied, and as its process was last started."""
-        return self._stored(self._layout.vm_file(name), _machine) or (None, None)
+        return (self._stored(self._layout.vm_file(name), _machine) or (None, None, ()))[:2]
+
+    def vm_unsure(self, name: str) -> tuple[Vm, ...]:
+        """Return what else a machine may run as: a change of what runs was broken off."""
+        return (self._stored(self._layout.vm_file(name), _machine) or (None, None, ()))[2]
 
     def vm_stored(self, name: str) -> int:
         """Return when a machine was last stored, as at each of its starts: nanoseconds, or 0."""
@@ -114,14 +119,21 @@ class Store:
         except OSError:
             return 0
 
-    def vm_as_file(self, name: str, defined: Vm, started: Vm | None) -> File:
-        """Return what keeps a machine as applied and as started."""
-        value = {"defined": plain(defined), "started": started and plain(started)}
+    def vm_as_file(
+        self, name: str, defined: Vm, started: Vm | None, unsure: tuple[Vm, ...] = ()
+    ) -> File:
+        """Return what keeps a machine as applied, as started, and as it may run instead."""
+        value: dict[str, Any] = {"defined": plain(defined), "started": started and plain(started)}
+        doubts = [plain(each) for each in unsure if each != started]
+        if doubts:
+            value["unsure"] = doubts
         return File(self._layout.vm_file(name), host.json_text(value))
 
-    def store_vm(self, name: str, defined: Vm, started: Vm | None) -> None:
-        """Keep a machine as applied and as started."""
-        host.write_all([self.vm_as_file(name, defined, started)])
+    def store_vm(
+        self, name: str, defined: Vm, started: Vm | None, unsure: tuple[Vm, ...] = ()
+    ) -> None:
+        """Keep a machine as applied, as started, and as it may run instead."""
+        host.write_all([self.vm_as_file(name, defined, started, unsure)])
 
     def authorized_keys(self) -> tuple[str, ...] | None:
         """Return who may log in beside the lab's own key; ``None`` where there is no such lab."""

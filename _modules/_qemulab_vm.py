@@ -167,9 +167,11 @@ def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None
     now = merge_live(before.started, declared)
     lan.check_addresses(site, name, now)
     live.change_live(site, name, before.started, now, before)
-    host.write_all([*launch.scripts(site, name, now), site.store.vm_as_file(name, declared, now)])
+    host.write_all(launch.scripts(site, name, now))
     site.supervisor.update(launch.unit(site, name, now))
     lan.refresh(site)
+    # Last: as long as it is not stored without a doubt, all this is done again.
+    site.store.store_vm(name, declared, now)
 
 
 def remove(site: Site, name: str, purge: bool) -> str:
