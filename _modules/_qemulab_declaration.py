@@ -16,6 +16,7 @@ import _qemulab_spec as spec
 from _qemulab_host import HostError
 from _qemulab_keys import Lab
 from _qemulab_kinds import SpecError
+from _qemulab_run_underway import Underway
 from _qemulab_site import Site
 
 RENDERING = 10.0
@@ -63,9 +64,7 @@ def read(
     What is faulty, by itself or on this host, has no networks, machines or packages: no state is
     rendered that would only say that another one failed. Never raises for such a fault.
     """
-    # A minion without processes of their own for its jobs still has what an earlier dry run said.
-    site.promised.clear()
-    site.leaving.clear()
+    site.run = Underway()  # who has Salt in one process for many runs begins the next one here
     lab, notes = spec.survey(declared, lambda _name: host_ports.ports(site))
     found = {
         **NOTHING,

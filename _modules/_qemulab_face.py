@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -112,7 +113,7 @@ def site(
     opts: Mapping[str, Any], pillar: Mapping[str, Any], context: dict[str, Any], lab: str | None
 ) -> Site:
     """
-    Return a lab on this host; one and the same for all functions of one run.
+    Return a lab on this host: one and the same for all functions of a run, and for no other run.
 
     opts, pillar, context
         Salt's dunders.
@@ -127,10 +128,12 @@ def site(
     timeout = opts.get("qemulab.lock_timeout", lock.TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
         raise HostError(f"the minion option qemulab.lock_timeout: {timeout!r} is no seconds")
-    key = f"qemulab:{root}:{name}"
-    if key not in context:
-        context[key] = Site(name, root, timeout)
-    found: Site = context[key]
+    # With multiprocessing: False, Salt's context is the minion's, and each job a thread: what is
+    # kept there is the thread's own, and goes with it.
+    sites = context.setdefault("qemulab", threading.local()).__dict__
+    if (root, name) not in sites:
+        sites[root, name] = Site(name, root, timeout)
+    found: Site = sites[root, name]
     return found
 
 

@@ -40,7 +40,7 @@ def ports(site: Site) -> Ports:
     def free(port: int) -> bool:
         return port not in elsewhere() and hostnet.port_is_free("127.0.0.1", port)
 
-    return Ports({**site.promised, **_machines(site)}, free)
+    return Ports({**site.run.promised, **_machines(site)}, free)
 
 
 def _machines(site: Site) -> dict[str, Vm]:
@@ -111,7 +111,7 @@ def _problem(site: Site, path: str, wanted: Forward, itself: str) -> str:
     if refusal == errno.EADDRINUSE:
         listener = probe.port_owner(port, protocol)
         lab, name = _machine_of(site, listener)
-        if lab == site.lab and name and (name in site.leaving or name == itself):
+        if lab == site.lab and name and (name in site.run.leaving or name == itself):
             return ""
         owner = f"the machine {name} of the lab {lab}" if name else listener
         return f"{key}: port {port}/{protocol} on {address} is already taken by {owner}"

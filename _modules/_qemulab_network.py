@@ -37,7 +37,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_reservation
-from _qemulab_site import Begun
+from _qemulab_run_underway import Early
 from _qemulab_site import Site
 from _qemulab_units import Unit
 
@@ -280,7 +280,7 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         link.hold(site, name, network)
         for host_name, item in row.reservations.items():
             made = plan_reservation(before.reservations.get(host_name), item)
-            site.begun[reservation_key(name, host_name)] = Begun(made)
+            site.run.early[reservation_key(name, host_name)] = Early(made)
         if not anew and written & {files.reservations, files.hosts}:
             lan.reread_names(site, name)
     return plan

@@ -34,7 +34,7 @@ from _qemulab_look import refuse
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_status import Status
 from _qemulab_qmp import QmpError
-from _qemulab_site import Pressed
+from _qemulab_run_underway import Pressed
 from _qemulab_site import Site
 
 START_TIMEOUT = 20.0
@@ -254,7 +254,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     ``kill``, or ``stopped`` where none ran. Raises HostError where it runs, but is not provably
     ours.
     """
-    ahead = site.pressed.pop(name, None)
+    ahead = site.run.pressed.pop(name, None)
     status, pid = look(site, name, fresh=True)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again
@@ -299,7 +299,7 @@ def press(site: Site, name: str, plan: Plan) -> None:
     since = time.monotonic()
     with proven(site, name) as qmp:
         qmp.execute("system_powerdown")
-        site.pressed[name] = Pressed(plan, qmp.peer_pid, since)
+        site.run.pressed[name] = Pressed(plan, qmp.peer_pid, since)
 
 
 def ended(site: Site, name: str) -> bool:
@@ -354,7 +354,7 @@ def goes_off(
             host.progress(f"waiting for {name} to power off, {grace} s at the most")
         if waited or not pressed:
             order(site, name, "system_powerdown")
-        for other, ahead in site.pressed.items() if waited else ():
+        for other, ahead in site.run.pressed.items() if waited else ():
             if site.status("vm", other).pid == ahead.pid:
                 order(site, other, "system_powerdown")
         if host.wait_for(gone, min(grace - waited, PRESS_INTERVAL)):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import Any
-from typing import NamedTuple
 
 import _qemulab_host as host
 import _qemulab_host_own as own
@@ -16,11 +15,10 @@ import _qemulab_lock as lock
 import _qemulab_probe as probe
 from _qemulab_firmware import Firmware
 from _qemulab_keys import SHARED_NAME
-from _qemulab_keys import Vm
 from _qemulab_layout import Layout
-from _qemulab_plan_changes import Plan
 from _qemulab_run_answers import Answers
 from _qemulab_run_store import Store
+from _qemulab_run_underway import Underway
 from _qemulab_supervisord import Supervisord
 from _qemulab_supervisors import STOPPED
 from _qemulab_supervisors import Supervisor
@@ -33,27 +31,6 @@ def supervisor_for(layout: Layout) -> Supervisor:
     if Path("/run/systemd/system").is_dir():
         return Systemd(layout)
     return Supervisord(layout)
-
-
-class Begun(NamedTuple):
-    """
-    What was begun together with something else: the plan that its own state reports, and what the
-    supervisor complained of.
-    """
-
-    plan: Plan
-    said: str = ""
-
-
-class Pressed(NamedTuple):
-    """
-    A machine whose power button was pressed together with others': the plan that its own state
-    reports, the process, and since when that has had its grace (``time.monotonic``).
-    """
-
-    plan: Plan
-    pid: int
-    since: float
 
 
 class Site:
@@ -77,16 +54,7 @@ class Site:
         self.supervisor = supervisor_for(self.layout)
         self.answers = Answers()
         self.store = Store(self.layout)
-        self.begun: dict[tuple[str, str], Begun] = {}
-        """What was begun with something else, until its own state asks: by kind and name."""
-        self.promised: dict[str, Vm] = {}
-        """Machines that a dry run has said it would make: their ports are theirs. By name."""
-        self.leaving: set[str] = set()
-        """Machines that a dry run has said it would stop: what they hold is free by then."""
-        self.pressed: dict[str, Pressed] = {}
-        """Machines that are on their way off, until their own state asks: by name."""
-
-    # what is
+        self.run = Underway()
 
     def status(self, kind: str, name: str, fresh: bool = False) -> UnitStatus:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""

@@ -32,7 +32,7 @@ from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
 from _qemulab_qmp import QmpError
-from _qemulab_site import Begun
+from _qemulab_run_underway import Early
 from _qemulab_site import Site
 
 
@@ -51,7 +51,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
     off = {
         name: vm
         for name, vm in wanted.items()
-        if ("vm", name) not in site.begun and not site.status("vm", name).alive
+        if ("vm", name) not in site.run.early and not site.status("vm", name).alive
     }
     if not off:
         return
@@ -72,7 +72,9 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
         if plans:
             with contextlib.suppress(HostError):
                 said = power.begin(site, {name: off[name] for name in plans}, told)
-                site.begun.update({("vm", name): Begun(plan, said) for name, plan in plans.items()})
+                site.run.early.update(
+                    {("vm", name): Early(plan, said) for name, plan in plans.items()}
+                )
 
 
 def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]) -> None:
@@ -87,7 +89,7 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
     state.
     """
     for name in names:
-        if name in site.pressed or not site.status("vm", name).alive:
+        if name in site.run.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
             if site.store.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
@@ -100,8 +102,8 @@ def abandon(site: Site) -> None:
 
     One that cannot be stopped is left as it is; that the network has failed is what is to be told.
     """
-    names = [name for kind, name in site.begun if kind == "vm"]
-    site.begun.clear()
+    names = [name for kind, name in site.run.early if kind == "vm"]
+    site.run.early.clear()
     for name in names:
         with contextlib.suppress(HostError), site.lock("vm", name, timeout=0):
             power.stop(site, name, 0)
@@ -117,7 +119,7 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
     Raises HostError where the host refuses.
     """
     with site.lock("vm", name):
-        begun = site.begun.pop(("vm", name), None)
+        begun = site.run.early.pop(("vm", name), None)
         if begun is not None:
             power.finish(site, name, declared, begun.said)
             return

@@ -322,7 +322,7 @@ def prune(vms, networks, mode="report", lab=None, test=False):
             facts = facts._replace(vms={**facts.vms, **runs})
             plan = plan_lab.plan_prune(facts, vms, networks, mode)
             if test:
-                site.leaving.update(key.removeprefix("vms:") for key in plan.keys())
+                site.run.leaving.update(key.removeprefix("vms:") for key in plan.keys())
             off = [name for name in runs if f"vms:{name}" in plan.keys()]
             gone = [image.says for name in off for image in looks.lost(site, name)]
             return plan._replace(notes=(*plan.notes, *gone))

@@ -171,7 +171,7 @@ def network_ensure(
                 for machine in plan.machines:
                     __salt__["qemulab.vm_restart"](machine, lab=site.lab)
 
-        site.begun.clear()
+        site.run.early.clear()
         try:
             outcome = face.converge(site, look, act, test)
             face.name_changes(outcome, declared, declaration)
@@ -272,7 +272,7 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
             wanted = spec.reservation_from(name, declaration, network)
 
         if wanted is not None and not test:
-            begun = site.begun.pop(networks.reservation_key(network, name), None)
+            begun = site.run.early.pop(networks.reservation_key(network, name), None)
             if begun is not None:  # made with its network
                 return face.outcome(site, begun.plan)
 

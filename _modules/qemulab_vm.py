@@ -42,13 +42,13 @@ def _site(lab=None):
 
 def _press(site, name, others, plan, test):
     # Who is pressed already has had the others of its row pressed with it.
-    if host.is_root() and not test and name not in site.pressed:
+    if host.is_root() and not test and name not in site.run.pressed:
         machines.press_together(site, [each for each in others or () if each != name], plan)
 
 
 def _way_off(site, name, test, look):
     """Return the plan of a machine that may be on its way off."""
-    return site.pressed[name].plan if name in site.pressed and not test else look()
+    return site.run.pressed[name].plan if name in site.run.pressed and not test else look()
 
 
 def vm_list(lab=None):
@@ -163,19 +163,19 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         ports = host_ports.ports(site)
         declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
         if test:
-            site.promised[name] = declared
+            site.run.promised[name] = declared
         begun = ("vm", name)
-        if together and begun not in site.begun:
+        if together and begun not in site.run.early:
             if not test and host.is_root():
                 known = ports._replace(stored={**ports.stored, name: declared})
                 others = spec.readable_vms(together, site.lab, site.store.all_networks(), known)
                 machines.begin_together(site, {name: declared, **others})
-            if begun not in site.begun:
+            if begun not in site.run.early:
                 looks.look_at_all(site, [name, *together])
 
         def look():
-            if begun in site.begun and not test:
-                return site.begun[begun].plan
+            if begun in site.run.early and not test:
+                return site.run.early[begun].plan
             facts = looks.facts(site, name)
             if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
                 looks.refuse(site, name, facts.status)

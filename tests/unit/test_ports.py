@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import _qemulab_declaration as declaration
 import _qemulab_host_ports as host_ports
 import _qemulab_hostnet as hostnet
 import _qemulab_spec as spec
@@ -117,15 +116,6 @@ def test_an_address_that_the_host_lacks_is_named(tmp_path: Path, protocol: str) 
     assert hostnet.refusal("203.0.113.7", 20022, protocol) == errno.EADDRNOTAVAIL
     running = wanted
     assert list(host_ports.taken(Site("lab", str(tmp_path)), "a", wanted, running)) == []
-
-
-def test_what_a_dry_run_has_said_ends_with_it(tmp_path: Path) -> None:
-    """A minion with ``multiprocessing: False`` has one and the same site for all of its runs."""
-    site = Site("lab", str(tmp_path))
-    site.promised["gone"] = wanting(host_port=spec.FIRST_FORWARD)
-    site.leaving.add("back")
-    declaration.read({"networks": {}}, site, lambda _name: site, list)
-    assert (site.promised, site.leaving) == ({}, set())
 
 
 def test_a_machines_own_port_may_lead_elsewhere_while_it_runs(
