@@ -66,6 +66,7 @@ def surroundings(
         accel=accel,
         uuid=spec.vm_uuid(site.lab, name),
         qmp=layout.qmp(name),
+        watch=layout.watch(name),
         serial=layout.serial(name),
         console_log=layout.console(name),
         vnc=layout.vnc(name),

@@ -179,8 +179,12 @@ class Layout(NamedTuple):
         return self.lab_runtime / "vms" / name
 
     def qmp(self, name: str) -> Path:
-        """QEMU's control socket."""
+        """QEMU's control socket: qemulab's own, and each client's for one errand."""
         return self.vm_runtime(name) / "qmp.sock"
+
+    def watch(self, name: str) -> Path:
+        """A second one, for a client that stays."""
+        return self.vm_runtime(name) / "watch.sock"
 
     def serial(self, name: str) -> Path:
         """The serial console's socket."""

@@ -40,6 +40,7 @@ class Surroundings(NamedTuple):
     accel: str
     uuid: str
     qmp: Path
+    watch: Path
     serial: Path
     console_log: Path
     vnc: Path
@@ -90,7 +91,12 @@ def argv(name: str, vm: Vm, around: Surroundings) -> list[str]:
 
 
 def identity(name: str, around: Surroundings) -> list[str]:
-    """Return who the machine is and how it is talked to: name, UUID, QMP, serial console."""
+    """
+    Return who the machine is and how it is talked to: name, UUID, QMP, serial console.
+
+    A QMP socket serves one client at a time. So whoever stays has one of their own, and never
+    keeps the one that commands come by.
+    """
     serial = f"socket,id=serial0,path={comma(str(around.serial))},server=on,wait=off"
     # fmt: off
     return [
@@ -101,6 +107,8 @@ def identity(name: str, around: Surroundings) -> list[str]:
         "-sandbox", SANDBOX,
         "-chardev", f"socket,id=qmp,path={comma(str(around.qmp))},server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
+        "-chardev", f"socket,id=watch,path={comma(str(around.watch))},server=on,wait=off",
+        "-mon", "chardev=watch,mode=control",
         "-chardev", f"{serial},logfile={comma(str(around.console_log))},logappend=on",
         "-serial", "chardev:serial0",
         "-fw_cfg", f"name=opt/qemulab/hostname,string={comma(name)}",

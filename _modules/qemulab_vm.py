@@ -85,6 +85,9 @@ def vm_info(name, lab=None):
     ``unmanaged`` or ``unknown`` (it runs, but is not provably ours), or what QEMU says:
     ``running``, ``paused``, ``io-error`` and others.
 
+    ``qmp`` is the socket that each command has to itself, qemulab's as well; ``watch`` is another
+    one for whoever stays, from the machine's next start on where an older release has started it.
+
     CLI Example:
 
     .. code-block:: bash
@@ -118,6 +121,7 @@ def vm_info(name, lab=None):
             "ssh": access.ssh_command(site, name, defined) or None,
             "console": {"log": str(layout.console(name)), "socket": str(layout.serial(name))},
             "qmp": str(layout.qmp(name)),
+            "watch": str(layout.watch(name)),
             "vnc": launch.vnc_address(site, name, defined),
         }
 

@@ -23,7 +23,19 @@ from hypothesis import strategies as st
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("qemu-system-x86_64", "qemu-img")]
 
 WORDS = [
-    *("cdrom", "uefi-variables", "uefi-code", "scsi", "usb", "rng0", "nic0", "net0", "qmp", "disk"),
+    *(
+        "cdrom",
+        "uefi-variables",
+        "uefi-code",
+        "scsi",
+        "usb",
+        "rng0",
+        "nic0",
+        "net0",
+        "qmp",
+        "watch",
+        "disk",
+    ),
     *("hda", "hdb", "a" * 21, "a" * 22, "a" * 31 + "b", "a" * 32, "0", "node", "serial0", "disk-0"),
 ]
 NAMES = st.sampled_from(WORDS) | st.from_regex(
@@ -45,6 +57,7 @@ def command_line(disks: list[str]) -> list[str] | None:
         accel="tcg",
         uuid=spec.vm_uuid("lab", "a"),
         qmp=layout.qmp("a"),
+        watch=layout.watch("a"),
         serial=layout.serial("a"),
         console_log=layout.console("a"),
         vnc=layout.vnc("a"),

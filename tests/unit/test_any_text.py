@@ -185,6 +185,7 @@ def surroundings(lab: Any, name: str, each: Vm) -> Surroundings:
         accel="tcg",
         uuid=spec.vm_uuid(lab.name, name),
         qmp=layout.qmp(name),
+        watch=layout.watch(name),
         serial=layout.serial(name),
         console_log=layout.console(name),
         vnc=layout.vnc(name),

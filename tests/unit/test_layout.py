@@ -36,6 +36,7 @@ MOVED = Layout("lab", Path("/tmp/x"))
         (LAB.supervisord_socket, "/run/qemulab/lab/supervisord.sock"),
         (LAB.lock("vm", "master"), "/run/qemulab/lab/locks/vm-master"),
         (LAB.qmp("master"), "/run/qemulab/lab/vms/master/qmp.sock"),
+        (LAB.watch("master"), "/run/qemulab/lab/vms/master/watch.sock"),
         (LAB.serial("master"), "/run/qemulab/lab/vms/master/serial.sock"),
         (LAB.vnc("master"), "/run/qemulab/lab/vms/master/vnc.sock"),
         (LAB.media("master"), "/run/qemulab/lab/vms/master/media"),
@@ -73,7 +74,8 @@ def test_a_socket_may_have_107_bytes_and_no_more() -> None:
     assert too_long.socket_too_long("master") == too_long.serial("master")
     assert len(str(too_long.serial("master"))) == 108
     assert Layout("lab", Path("/" + "é" * 40)).socket_too_long("master") is not None
-    longest = max((LAB.qmp("a"), LAB.serial("a"), LAB.vnc("a")), key=lambda path: len(str(path)))
+    sockets = (LAB.qmp("a"), LAB.watch("a"), LAB.serial("a"), LAB.vnc("a"))
+    longest = max(sockets, key=lambda path: len(str(path)))
     assert longest == LAB.serial("a")
 
 

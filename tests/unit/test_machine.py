@@ -34,6 +34,7 @@ AROUND = Surroundings(
     accel="kvm",
     uuid="d72c0654-e722-56ac-abcc-d7543fc72899",
     qmp=RUN / "qmp.sock",
+    watch=RUN / "watch.sock",
     serial=RUN / "serial.sock",
     console_log=Path("/var/log/qemulab/lab/consoles/master.log"),
     vnc=RUN / "vnc.sock",
@@ -84,6 +85,9 @@ def test_the_recipes_machine_is_one_command_line() -> None:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-chardev", "socket,id=qmp,path=/run/qemulab/lab/vms/master/qmp.sock,server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
+        "-chardev", "socket,id=watch,path=/run/qemulab/lab/vms/master/watch.sock,server=on,"
+        "wait=off",
+        "-mon", "chardev=watch,mode=control",
         "-chardev", "socket,id=serial0,path=/run/qemulab/lab/vms/master/serial.sock,server=on,"
         "wait=off,logfile=/var/log/qemulab/lab/consoles/master.log,logappend=on",
         "-serial", "chardev:serial0",
@@ -303,13 +307,14 @@ def texts(value: Any) -> set[str]:
 
 
 # The helpers that look for an option's value would take a word like "-device" for an option.
-@given(st.lists(PATHS, min_size=9, max_size=9), TEXT.map("quiet {}".format))
+@given(st.lists(PATHS, min_size=10, max_size=10), TEXT.map("quiet {}".format))
 def test_no_path_adds_a_word_or_an_option(paths: list[Path], arguments: str) -> None:
     """Each is one value: whole in JSON, or with its commas doubled."""
     full = {"display": "vnc", "cdrom": "/a.iso", "disks": [{"backing": "/b.qcow2"}]}
     standard = AROUND._replace(kernel=RUN, initrd=RUN, firmware_files={"keys": RUN})
     around = standard._replace(
         qmp=paths[0],
+        watch=paths[9],
         serial=paths[1],
         console_log=paths[2],
         vnc=paths[3],
@@ -326,7 +331,7 @@ def test_no_path_adds_a_word_or_an_option(paths: list[Path], arguments: str) -> 
     for option in ("-blockdev", "-device", "-netdev", "-object"):
         assert len(objects(found, option)) == len(objects(expected, option))
     inside = {text for item in objects(found, "-blockdev") for text in texts(item)}
-    assert {str(path) for path in paths[4:]} <= inside
+    assert {str(path) for path in paths[4:9]} <= inside
     for option in OF_TEXT:
         for here, there in zip(values(found, option), values(expected, option), strict=True):
             assert here.replace(",,", "").count(",") == there.count(",")
