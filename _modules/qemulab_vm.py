@@ -6,6 +6,7 @@ import re
 import shlex
 
 import _qemulab_access as access
+import _qemulab_apply_power as apply_power
 import _qemulab_disks as disks
 import _qemulab_face as face
 import _qemulab_host as host
@@ -49,6 +50,13 @@ def _press(site, name, others, plan, test):
 def _way_off(site, name, test, look):
     """Return the plan of a machine that may be on its way off."""
     return site.run.pressed[name].plan if name in site.run.pressed and not test else look()
+
+
+def _started(site, name, said):
+    """Return what a start says of a machine."""
+    ssh = access.ssh_command(site, name, site.store.vm(name)[0]) or None
+    warnings = {"warnings": said} if said else {}
+    return {"status": Status.RUNNING.value, "ssh": ssh, **warnings}
 
 
 def vm_list(lab=None):
@@ -334,24 +342,8 @@ def vm_start(name, lab=None):
     with face.errors():
         face.need_root()
         site = _site(lab)
-        defined = face.defined(site, name)
-        with site.lock("vm", name):
-            status, _ = looks.look(site, name, fresh=True)
-            said = []
-            if status.is_dead:
-                held.need_none(name, looks.lost(site, name))
-                powers.stop(site, name, 0)
-                status = Status.STOPPED
-            if status.is_off:
-                said = powers.unlike_before(site, name, defined)
-                powers.start(site, name, defined)
-            elif status.is_held:
-                powers.resume(site, name, status)
-            elif status is not Status.RUNNING:
-                looks.refuse(site, name, status)
-        site.answers.forget()
-        ssh = access.ssh_command(site, name, defined) or None
-        return {"status": Status.RUNNING.value, "ssh": ssh, **({"warnings": said} if said else {})}
+        face.defined(site, name)
+        return _started(site, name, apply_power.start(site, name))
 
 
 def vm_stop(name, grace=None, lab=None):
@@ -379,12 +371,10 @@ def vm_stop(name, grace=None, lab=None):
     with face.errors():
         face.need_root()
         site = _site(lab)
-        defined = face.defined(site, name)
-        seconds = defined.stop_grace if grace is None else grace
-        face.need(kinds.integer(0, 3600, "s"), seconds, "grace")
-        with site.lock("vm", name):
-            gone = [image.says for image in looks.lost(site, name)]
-            how = powers.stop(site, name, seconds)
+        face.defined(site, name)
+        if grace is not None:
+            face.need(kinds.integer(0, 3600, "s"), grace, "grace")
+        how, gone = apply_power.stop(site, name, grace)
         return {"how": how, **({"warnings": gone} if gone else {})}
 
 
@@ -410,12 +400,12 @@ def vm_restart(name, lab=None, lose_data=False):
 
         salt-call qemulab.vm_restart master
     """
-    if not lose_data:
-        with face.errors():
-            face.need_name(name, "name")
-            held.need_none(name, looks.lost(_site(lab), name))
-    how = vm_stop(name, lab=lab)["how"]
-    return {"how": how, **vm_start(name, lab=lab)}
+    with face.errors():
+        face.need_root()
+        site = _site(lab)
+        face.defined(site, name)
+        how, said = apply_power.restart(site, name, lose_data)
+        return {"how": how, **_started(site, name, said)}
 
 
 def vm_reset(name, lab=None):

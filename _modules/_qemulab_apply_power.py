@@ -1,0 +1,85 @@
+"""
+A machine on, off, or off and on, as it was last applied: each under its lock from end to end.
+"""
+
+from __future__ import annotations
+
+import _qemulab_look as looks
+import _qemulab_power as power
+import _qemulab_vm_held as held
+from _qemulab_host import HostError
+from _qemulab_keys import Vm
+from _qemulab_plan_status import Status
+from _qemulab_site import Site
+
+
+def start(site: Site, name: str) -> list[str]:
+    """
+    Start a machine, or let it run on, and wait until it runs.
+
+    Returns in words what is not as it was. Raises HostError where it cannot be started.
+    """
+    with site.lock("vm", name):
+        said = _start(site, name, _applied(site, name))
+    site.answers.forget()
+    return said
+
+
+def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str]]:
+    """
+    Power a machine off.
+
+    grace
+        Seconds that its guest gets to answer the power button. Default: its ``stop_grace``.
+
+    Returns how, in ``_qemulab_power.stop``'s words, and the lost images that it alone still held.
+    """
+    with site.lock("vm", name):
+        seconds = _applied(site, name).stop_grace if grace is None else grace
+        gone = [image.says for image in looks.lost(site, name)]
+        return power.stop(site, name, seconds), gone
+
+
+def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[str]]:
+    """
+    Power a machine off and on. Between the two, no other apply gets at it.
+
+    lose_data
+        Do so although it alone holds images whose files are gone. Default ``False``: HostError.
+
+    Returns how it went off, as ``stop``, and what is not as it was, as ``start``.
+    """
+    with site.lock("vm", name):
+        vm = _applied(site, name)
+        if not lose_data:
+            held.need_none(name, looks.lost(site, name))
+        how = power.stop(site, name, vm.stop_grace)
+        said = _start(site, name, vm)
+    site.answers.forget()
+    return how, said
+
+
+def _applied(site: Site, name: str) -> Vm:
+    """Return a machine as applied, read under its lock: the last holder may have removed it."""
+    vm, _ = site.store.vm(name)
+    if vm is None:
+        raise HostError(f"the lab {site.lab} has no machine {name} any more")
+    return vm
+
+
+def _start(site: Site, name: str, vm: Vm) -> list[str]:
+    """Do what ``start`` does; its lock is held."""
+    status, _ = looks.look(site, name, fresh=True)
+    if status.is_dead:
+        held.need_none(name, looks.lost(site, name))
+        power.stop(site, name, 0)
+        status = Status.STOPPED
+    if status.is_off:
+        said = power.unlike_before(site, name, vm)
+        power.start(site, name, vm)
+        return said
+    if status.is_held:
+        power.resume(site, name, status)
+    elif status is not Status.RUNNING:
+        looks.refuse(site, name, status)
+    return []
