@@ -16,7 +16,6 @@ from typing import Any
 import _qemulab_host as host
 import _qemulab_kinds as kinds
 import _qemulab_lock as lock
-import _qemulab_plan_named as named
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
 from _qemulab_keys import Vm
@@ -186,19 +185,12 @@ def outcome(site: Site, plan: Plan) -> dict[str, Any]:
     }
 
 
-def name_changes(outcome: dict[str, Any], value: Any, declared: Any) -> None:
-    """
-    Leave the mere defaults of what is new out of an outcome.
-
-    value, declared
-        The machine or network with all its defaults, and the mapping that it was read from.
-    """
-    for key in ("changes", "pending"):
-        outcome[key] = named.named(outcome[key], value, declared)
-
-
 def converge(
-    site: Site, look: Callable[[], Plan], act: Callable[[Plan], None], test: bool
+    site: Site,
+    look: Callable[[], Plan],
+    act: Callable[[Plan], None],
+    test: bool,
+    shown: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> dict[str, Any]:
     """
     Look, and unless it is a dry run act, then look again: nothing may be left.
@@ -215,15 +207,18 @@ def converge(
     test
         Only look.
 
+    shown
+        Returns what is shown of a plan, see ``naming``. Default: all.
+
     Returns what ``outcome`` does. Raises HostError where something is left after acting.
     """
     plan = look()
     if test or plan.refused or not plan.changes:
-        return outcome(site, plan)
+        return outcome(site, shown(plan))
     need_root()
     act(plan)
     left = look()
     if left.changes:
         keys = ", ".join(change.key for change in left.changes)
         raise HostError(f"this did not take effect: {keys}")
-    return outcome(site, plan)
+    return outcome(site, shown(plan))

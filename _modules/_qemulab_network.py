@@ -29,11 +29,13 @@ import _qemulab_vm as machines
 from _qemulab_dnsmasq import Files
 from _qemulab_host import File
 from _qemulab_host import HostError
+from _qemulab_keys import LINK
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
 from _qemulab_look import runs
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import merged
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_reservation
@@ -136,10 +138,11 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
 
 def effective(old: Network | None, declared: Network, plan: Plan) -> Network:
     """Return the network as it is after a plan: what is pending stays as it was."""
-    pending = {change.key.partition(":")[0] for change in plan.pending}
-    kept = {key: getattr(old, key) for key in pending} if old else {}
-    reservations = old.reservations if old else declared.reservations
-    return dataclasses.replace(declared, reservations=reservations, **kept)
+    if old is None:
+        return declared
+    # They have states of their own.
+    declared = dataclasses.replace(declared, reservations=old.reservations)
+    return merged(old, declared, plan.waiting())
 
 
 def tun_device(lab: str, name: str) -> str:
@@ -259,18 +262,17 @@ def apply(site: Site, name: str, declared: Network, row: Row = ALONE) -> Plan:
         check_start(site, name, declared, before)
         for program in ("socat", "dnsmasq"):
             probe.binary(program)
-        keys = plan.keys()
         network = effective(before.defined, declared, plan)
         row = beginnable(site, name, before, network, row)
         for host_name, item in row.reservations.items():
             network = lan.with_reservation(network, host_name, item)
         if before.defined is not None and before.orphans:
             end_orphans(site, name, before.defined)
-        if before.defined is not None and keys & {"interface", "multicast", "address"}:
+        if before.defined is not None and plan.takes(LINK):
             take_down(site, name, before.defined)
         written = write_files(site, name, network, {**row.vms, **lan.machines(site), **row.vms})
         files = Files(site.layout.network(name))
-        moved = before.defined is not None and "address" in keys
+        moved = before.defined is not None and plan.touches("address")
         anew = files.configuration in written or not before.dnsmasq
         with ThreadPoolExecutor(1) as aside:
             own = aside.submit(start, site, name, network, moved, anew)

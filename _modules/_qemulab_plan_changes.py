@@ -33,17 +33,41 @@ EFFECTS = {
 MOVES = "a running guest moves when it next renews its lease"
 
 
-class Change(NamedTuple):
-    """One thing that is not as declared."""
+Path = tuple[str, ...]
+"""Where a value stands in a declaration: ``("disks", "hda", "size")``."""
 
-    key: str
+
+class Change(NamedTuple):
+    """
+    One thing that is not as declared.
+
+    path
+        Where it stands in the declaration; of what is no key of the pillar, its name.
+
+    takes
+        What takes it up where something runs (``_qemulab_keys`` has the words); empty for what is
+        no key of the pillar.
+    """
+
+    path: Path
     old: Any
     new: Any
     effect: str
+    takes: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return its path as people read it; nothing decides by that."""
+        return ":".join(self.path)
 
     def words(self) -> dict[str, Any]:
         """Return it as a state's ``changes`` have it."""
         return {"old": self.old, "new": self.new, "effect": self.effect}
+
+
+def fact(name: str, old: Any, new: Any, effect: str) -> Change:
+    """Return a change of what is no key of the pillar: a process, an image, a link."""
+    return Change((name,), old, new, effect)
 
 
 class Plan(NamedTuple):
@@ -72,9 +96,26 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
 
-    def keys(self) -> set[str]:
-        """Return the keys that the apply changes."""
-        return {change.key for change in self.changes}
+    def paths(self) -> set[Path]:
+        """Return what the apply changes."""
+        return {change.path for change in self.changes}
+
+    def waiting(self) -> set[Path]:
+        """Return what stays as it is: until a restart, or for good."""
+        return {change.path for change in self.pending + self.refused}
+
+    def touches(self, *path: str) -> bool:
+        """Return whether the apply changes what stands at a path, or below it."""
+        return any(change.path[: len(path)] == path for change in self.changes)
+
+    def below(self, *path: str) -> list[str]:
+        """Return the names of what the apply changes below a path, as of machines below ``vms``."""
+        here = [change.path for change in self.changes if change.path[: len(path)] == path]
+        return list(dict.fromkeys(each[len(path)] for each in here if len(each) > len(path)))
+
+    def takes(self, *takers: str) -> bool:
+        """Return whether any of these takes a change up."""
+        return any(change.takes in takers for change in self.changes)
 
     def has(self, effect: str) -> bool:
         """Return whether any change has this effect."""

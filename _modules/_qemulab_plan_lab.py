@@ -16,6 +16,7 @@ from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import STOP
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_changes import fact
 from _qemulab_plan_status import Status
 
 
@@ -38,13 +39,13 @@ def plan_lab(facts: LabFacts, user: str, authorized_keys: tuple[str, ...]) -> Pl
     """Return what a lab needs before its first network: user, SSH key, keys that may log in."""
     found = []
     if not facts.user:
-        found.append(Change("user", None, user, CREATE))
+        found.append(fact("user", None, user, CREATE))
     if not facts.ssh_key:
-        found.append(Change("ssh_key", None, "generated", CREATE))
+        found.append(fact("ssh_key", None, "generated", CREATE))
     if facts.authorized_keys != authorized_keys:
         effect = LIVE if facts.known else CREATE
         before = list(facts.authorized_keys) or None
-        found.append(Change("authorized_keys", before, list(authorized_keys) or None, effect))
+        found.append(fact("authorized_keys", before, list(authorized_keys) or None, effect))
     return Plan(tuple(found))
 
 
@@ -52,25 +53,25 @@ def plan_lab_absent(facts: LabFacts, purge: bool) -> Plan:
     """Return what takes the lab itself away, when its machines and networks are gone."""
     found = []
     if facts.known:
-        found.append(Change("definition", "present", None, STOP))
+        found.append(fact("definition", "present", None, STOP))
     elif facts.remains:
-        found.append(Change("supervisor", "present", None, STOP))
+        found.append(fact("supervisor", "present", None, STOP))
     if purge:
         if facts.ssh_key:
-            found.append(Change("ssh_key", "generated", None, DESTROY))
+            found.append(fact("ssh_key", "generated", None, DESTROY))
         if facts.logs:
-            found.append(Change("logs", "present", None, DESTROY))
+            found.append(fact("logs", "present", None, DESTROY))
     return Plan(tuple(found))
 
 
 def plan_guest(built: bool) -> Plan:
     """Return what makes the built-in guest ready."""
-    return Plan(() if built else (Change("guest", None, "built", CREATE),))
+    return Plan(() if built else (fact("guest", None, "built", CREATE),))
 
 
 def plan_guest_absent(built: bool) -> Plan:
     """Return what removes the built-in guest from this host."""
-    return Plan((Change("guest", "built", None, DESTROY),) if built else ())
+    return Plan((fact("guest", "built", None, DESTROY),) if built else ())
 
 
 def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mode: str) -> Plan:
@@ -97,7 +98,7 @@ def plan_prune(facts: LabFacts, vms: Iterable[str], networks: Iterable[str], mod
     found = []
     if mode == "stop":
         found += [_power_off(name) for name in left_vms if facts.vms[name]]
-        found += [Change(f"networks:{name}", "present", None, STOP) for name in left_networks]
+        found += [Change(("networks", name), "present", None, STOP) for name in left_networks]
     return Plan(tuple(found), notes=tuple(notes))
 
 
@@ -107,7 +108,7 @@ def plan_lab_stopped(runs: Mapping[str, bool]) -> Plan:
 
 
 def _power_off(name: str) -> Change:
-    return Change(f"vms:{name}", Status.RUNNING.value, Status.STOPPED.value, STOP)
+    return Change(("vms", name), Status.RUNNING.value, Status.STOPPED.value, STOP)
 
 
 def plan_lab_started(networks: Iterable[str], vms: Mapping[str, Status]) -> Plan:
@@ -120,12 +121,12 @@ def plan_lab_started(networks: Iterable[str], vms: Mapping[str, Status]) -> Plan
     vms
         How each machine is.
     """
-    found = [Change(f"networks:{name}", "down", "up", LIVE) for name in networks]
+    found = [Change(("networks", name), "down", "up", LIVE) for name in networks]
     for name, status in vms.items():
         # What runs but does not answer, or is not provably ours, is not to be started.
         if status.is_off or status.is_held or status.is_dead:
             effect = RESTART if status.is_dead else LIVE
-            found.append(Change(f"vms:{name}", status.value, Status.RUNNING.value, effect))
+            found.append(Change(("vms", name), status.value, Status.RUNNING.value, effect))
     left = [f"{name} is {status}" for name, status in vms.items() if status.is_doubtful]
     notes = [f"{', '.join(left)}: left as it is"] if left else []
     if not vms:

@@ -8,49 +8,65 @@ those. What was declared is named, and what was made for it: MACs, ports, groups
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 from _qemulab_keys import Disk
+from _qemulab_plan_changes import Change
+from _qemulab_plan_changes import Path
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import members
 
-Words = Mapping[str, Mapping[str, Any]]
 
-
-def named(changes: Words, value: Any, declared: Any) -> dict[str, Mapping[str, Any]]:
+def naming(value: Any, declared: Any) -> Callable[[Plan], Plan]:
     """
-    Return those of a plan's changes that a dry run and its apply name.
-
-    changes
-        By key, each with old, new and effect.
+    Return what leaves those changes in a plan that a dry run and its apply name.
 
     value
         The machine or network, with all its defaults.
 
     declared
         The mapping that it was read from.
+    """
+
+    def name(plan: Plan) -> Plan:
+        changes, pending = (named(every, value, declared) for every in (plan.changes, plan.pending))
+        return plan._replace(changes=changes, pending=pending)
+
+    return name
+
+
+def named(changes: Iterable[Change], value: Any, declared: Any) -> tuple[Change, ...]:
+    """
+    Return those of some changes that are named; ``value`` and ``declared`` as for ``naming``.
 
     Of a thing that nothing at all was declared for, every value is named: something has to be.
     """
-    found = {
-        key: change
-        for key, change in changes.items()
-        if change["old"] is not None or not is_default(key, value, declared)
-    }
-    return found or dict(changes)
+    every = tuple(changes)
+    return (
+        tuple(
+            change
+            for change in every
+            if change.old is not None or not is_default(change.path, value, declared)
+        )
+        or every
+    )
 
 
-def is_default(key: str, value: Any, declared: Any) -> bool:
+def is_default(path: Path, value: Any, declared: Any) -> bool:
     """Return whether a key of the pillar was not declared, and has the same default for all."""
-    if key == "disks" and value.disks:
+    if path == ("disks",) and value.disks:
         return True  # a list of names, each of which comes with its own image's size
-    for part in key.split(":"):
+    for part in path:
         if isinstance(value, tuple):
-            names = [getattr(item, "name", str(index)) for index, item in enumerate(value)]
-            if part not in names:
+            items = members(value)
+            if part not in items:
                 return False
-            index = names.index(part)
-            value = value[index]
+            index = list(items).index(part)
+            value = items[part]
             listed = isinstance(declared, Sequence) and index < len(declared)
             declared = declared[index] if listed else None
             continue

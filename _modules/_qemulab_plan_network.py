@@ -18,6 +18,7 @@ from _qemulab_plan_changes import STOP
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_changes import at_rest
+from _qemulab_plan_changes import fact
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
 from _qemulab_plan_status import Status
@@ -67,9 +68,9 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     """Return what makes a network as declared, and its link and processes as they should be."""
     old = leaves(facts.defined, skip=("reservations",)) if facts.defined else None
     found = differences(old, leaves(declared, skip=("reservations",)))
-    if any(change.key == "address" and change.effect == RESTART for change in found):
+    if any(change.path == ("address",) and change.effect == RESTART for change in found):
         # Ranges and routes belong to the address: they wait together.
-        found = [c._replace(effect=RESTART) if c.key.startswith("dhcp:") else c for c in found]
+        found = [c._replace(effect=RESTART) if c.path[0] == "dhcp" else c for c in found]
     if not facts.machines:
         found = [at_rest(change) for change in found]
     restarts = [change for change in found if change.effect == RESTART]
@@ -79,15 +80,15 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
         pending, restarts = restarts, []
     effect = CREATE if old is None else LIVE
     if facts.link != "up":
-        others.append(Change("link", facts.link, "up", effect))
+        others.append(fact("link", facts.link, "up", effect))
     if not facts.route:
-        others.append(Change("route", "absent", "loopback", effect))
+        others.append(fact("route", "absent", "loopback", effect))
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
         if not runs:
             now = Status.UNMANAGED if what in facts.orphans else Status.STOPPED
-            others.append(Change(what, now.value, Status.RUNNING.value, effect))
+            others.append(fact(what, now.value, Status.RUNNING.value, effect))
     if facts.hub and facts.dnsmasq and not facts.units:
-        others.append(Change("units", "absent", "present", effect))
+        others.append(fact("units", "absent", "present", effect))
     machines = facts.machines if restarts or pending else ()
     return Plan(tuple(others + restarts), tuple(pending), machines=machines)
 
@@ -98,13 +99,13 @@ def plan_network_absent(facts: NetworkFacts) -> Plan:
     for what, runs in (("hub", facts.hub), ("dnsmasq", facts.dnsmasq)):
         if runs or what in facts.orphans:
             now = Status.RUNNING if runs else Status.UNMANAGED
-            found.append(Change(what, now.value, Status.STOPPED.value, STOP))
+            found.append(fact(what, now.value, Status.STOPPED.value, STOP))
     if facts.link not in ("absent", "other"):
-        found.append(Change("link", facts.link, "absent", STOP))
+        found.append(fact("link", facts.link, "absent", STOP))
     if facts.route:
-        found.append(Change("route", "loopback", "absent", STOP))
+        found.append(fact("route", "loopback", "absent", STOP))
     if facts.defined is not None:
-        found.append(Change("definition", "present", None, STOP))
+        found.append(fact("definition", "present", None, STOP))
     return Plan(tuple(found))
 
 
@@ -123,14 +124,8 @@ def plan_reservation(
     contradicted
         Whether a lease stands that the new reservations do not allow.
     """
-    found = []
-    for what in ("mac", "address"):
-        before = getattr(old, what) if old else None
-        after = getattr(new, what) if new else None
-        if before != after:
-            found.append(Change(what, before, after, CREATE if old is None else LIVE))
-    notes = []
-    if contradicted:
-        found.append(Change("lease", "contradicts", "released", LIVE))
-        notes.append(MOVES)
-    return Plan(tuple(found), notes=tuple(notes))
+    found = differences(leaves(old) if old else None, leaves(new) if new else {})
+    if not contradicted:
+        return Plan(tuple(found))
+    found.append(fact("lease", "contradicts", "released", LIVE))
+    return Plan(tuple(found), notes=(MOVES,))

@@ -96,6 +96,7 @@ def key(
     kind: Kind,
     default: Any = dataclasses.MISSING,
     effect: str = "",
+    takes: str = "",
     unit: str = "",
     doc: str = "",
     default_text: str = "",
@@ -115,6 +116,9 @@ def key(
         What a change of it costs on a running machine or network; ``_qemulab_plan_changes`` has the
         words.
 
+    takes
+        What takes a change of it up (``_qemulab_keys`` has the words).
+
     unit, doc
         For the documentation.
 
@@ -131,6 +135,7 @@ def key(
     metadata = {
         "kind": kind,
         "effect": effect,
+        "takes": takes,
         "unit": unit,
         "doc": doc,
         "default_text": default_text,

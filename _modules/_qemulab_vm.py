@@ -27,9 +27,9 @@ from _qemulab_look import look
 from _qemulab_look import lost
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
-from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
 from _qemulab_qmp import QmpError
 from _qemulab_run_underway import Early
@@ -67,7 +67,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
         for name in locked:
             with contextlib.suppress(HostError):
                 plan = plan_vm(facts(site, name), off[name], "running")
-                if "running" in plan.keys() and not plan.refused:
+                if plan.touches("running") and not plan.refused:
                     plans[name] = plan
         if plans:
             with contextlib.suppress(HostError):
@@ -129,22 +129,21 @@ def apply(site: Site, name: str, declared: Vm, wanted: str) -> None:
         if before.lost:
             held.need_none(name, lost(site, name))
         plan = plan_vm(before, declared, wanted)
-        keys = plan.keys()
         restart = before.started is not None and plan.has(RESTART)
         if restart:
             power.stop(site, name, 0 if before.status.is_dead else declared.stop_grace)
             before = facts(site, name)
         if before.started is not None:
-            change_running(site, name, declared, before)
-            if "running" in keys:
+            change_running(site, name, declared, plan, before)
+            if plan.touches("running"):
                 power.resume(site, name, before.status)
-        elif restart or "running" in keys:
+        elif restart or plan.touches("running"):
             power.start(site, name, declared)
         elif plan.changes:
             media.check(site, name, declared)
             lan.check_addresses(site, name, declared)
             disks.make_images(site, {name: declared})
-            if declared.autostart or "autostart" in keys:
+            if declared.autostart or plan.touches("autostart"):
                 tell_boot(site, name, declared)
             # Last: what is stored is not done again.
             site.store.store_vm(name, declared, None)
@@ -163,10 +162,10 @@ def tell_boot(site: Site, name: str, declared: Vm) -> None:
         site.supervisor.update(launch.unit(site, name, declared))
 
 
-def change_running(site: Site, name: str, declared: Vm, before: VmFacts) -> None:
+def change_running(site: Site, name: str, declared: Vm, plan: Plan, before: VmFacts) -> None:
     """Do on a running machine what can be done on one; the rest waits for its next start."""
     assert before.started is not None
-    now = merge_live(before.started, declared)
+    now = merged(before.started, declared, plan.waiting())
     lan.check_addresses(site, name, now)
     live.change_live(site, name, before.started, now, before)
     host.write_all(launch.scripts(site, name, now))

@@ -322,21 +322,17 @@ def prune(vms, networks, mode="report", lab=None, test=False):
             facts = facts._replace(vms={**facts.vms, **runs})
             plan = plan_lab.plan_prune(facts, vms, networks, mode)
             if test:
-                site.run.leaving.update(key.removeprefix("vms:") for key in plan.keys())
-            off = [name for name in runs if f"vms:{name}" in plan.keys()]
-            gone = [image.says for name in off for image in looks.lost(site, name)]
+                site.run.leaving.update(plan.below("vms"))
+            gone = [image.says for name in plan.below("vms") for image in looks.lost(site, name)]
             return plan._replace(notes=(*plan.notes, *gone))
 
         def act(plan):
-            keys = [change.key.partition(":") for change in plan.changes]
             off = plan_vm_stopped(True)
-            names = [name for noun, _, name in keys if noun == "vms"]
-            machines.press_together(site, names, lambda _name: off)
-            for noun, _, name in keys:
-                if noun == "vms":
-                    __salt__["qemulab.vm_stop"](name, lab=site.lab)
-                else:
-                    __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
+            machines.press_together(site, plan.below("vms"), lambda _name: off)
+            for name in plan.below("vms"):
+                __salt__["qemulab.vm_stop"](name, lab=site.lab)
+            for name in plan.below("networks"):
+                __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
             site.answers.forget()
 
         return face.converge(site, look, act, test)

@@ -61,7 +61,7 @@ def lab_stop(lab=None, test=False):
             return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone))
 
         def act(plan):
-            names = [change.key.partition(":")[2] for change in plan.changes]
+            names = plan.below("vms")
             off = plan_vm_stopped(True)
             machines.press_together(site, names, lambda _name: off)
             for name in names:
@@ -106,11 +106,9 @@ def lab_start(lab=None, test=False):
             return plan._replace(notes=(*plan.notes, *unlike))
 
         def act(plan):
-            keys = [change.key.partition(":") for change in plan.changes]
-            for kind, _, name in keys:
-                if kind == "networks":
-                    __salt__["qemulab.network_ensure"](name, _network(site, name), lab=site.lab)
-            names = [name for kind, _, name in keys if kind == "vms"]
+            for name in plan.below("networks"):
+                __salt__["qemulab.network_ensure"](name, _network(site, name), lab=site.lab)
+            names = plan.below("vms")
             for number, name in enumerate(names):
                 others = {other: defined[other] for other in names[number + 1 :]}
                 made = __salt__["qemulab.vm_ensure"](

@@ -21,6 +21,7 @@ import _qemulab_vm_held as held
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
 from _qemulab_plan_changes import RESTART
+from _qemulab_plan_named import naming
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_network import plan_reservation
@@ -173,8 +174,7 @@ def network_ensure(
 
         site.run.early.clear()
         try:
-            outcome = face.converge(site, look, act, test)
-            face.name_changes(outcome, declared, declaration)
+            outcome = face.converge(site, look, act, test, naming(declared, declaration))
             if outcome["changes"] and not test:
                 outcome["notes"] += _around(site, name, declared)
         except Exception:

@@ -22,6 +22,7 @@ import _qemulab_spec as spec
 import _qemulab_vm as machines
 import _qemulab_vm_held as held
 import _qemulab_vm_media as media
+from _qemulab_plan_named import naming
 from _qemulab_plan_status import Status
 from _qemulab_schema import mapping_of
 
@@ -176,7 +177,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
         if test:
             site.run.promised[name] = declared
-        begun = ("vm", name)
+        begun, lost = ("vm", name), []
         if together and begun not in site.run.early:
             if not test and host.is_root():
                 known = ports._replace(stored={**ports.stored, name: declared})
@@ -193,6 +194,7 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
                 looks.refuse(site, name, facts.status)
             held.need_none(name, looks.lost(site, name) if facts.lost else ())
             plan = planner.plan_vm(facts, declared, power)
+            lost[:] = [change.path[1] for change in plan.refused]
             if test and plan.changes and not plan.refused:
                 if power == "running":
                     powers.check_host(site, name, declared, facts.started)
@@ -204,13 +206,11 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
             machines.apply(site, name, declared, power)
             site.answers.forget()
 
-        outcome = face.converge(site, look, act, test)
-        face.name_changes(outcome, declared, declaration)
+        outcome = face.converge(site, look, act, test, naming(declared, declaration))
         defined, started = site.store.vm(name)
         if not test and not outcome["refused"] and defined not in (None, declared):
             site.store.store_vm(name, declared, started)  # what pends comes with the next start
-        disks = [key.split(":")[1] for key in outcome["refused"] if key.startswith("disks:")]
-        paths = [str(site.layout.disk(name, disk)) for disk in disks]
+        paths = [str(site.layout.disk(name, disk)) for disk in lost]
         return {**outcome, "ssh": access.ssh_command(site, name, declared), "images": paths}
 
 

@@ -13,6 +13,7 @@ import _qemulab_lan_dhcp as lan_dhcp
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_spec as spec
 import pytest
+from _qemulab_keys import NAMES
 from _qemulab_keys import Lab
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
@@ -21,9 +22,9 @@ from _qemulab_lan_hosts import Known
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import MOVES
 from _qemulab_plan_changes import Change
+from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
-from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
 from _qemulab_site import Site
 from hypothesis import given
@@ -341,11 +342,11 @@ def at(address: str) -> Vm:
 def test_an_address_is_reserved_live(leases: list[tuple[str, str]], released: bool) -> None:
     """The dry run says so as for a reservation, with the lease that contradicts it."""
     plan = plan_vm(READY._replace(leases={"vmlan": tuple(leases)}), at("10.0.3.104"), "running")
-    change = Change("nics:0:address", None, "10.0.3.104", LIVE)
-    lease = Change("nics:0:lease", "contradicts", "released", LIVE)
+    change = Change(("nics", "0", "address"), None, "10.0.3.104", LIVE, NAMES)
+    lease = Change(("nics", "0", "lease"), "contradicts", "released", LIVE)
     assert plan.changes == ((change, lease) if released else (change,))
     assert plan.notes == ((MOVES,) if released else ())
-    assert merge_live(OFF, at("10.0.3.104")) == at("10.0.3.104")
+    assert merged(OFF, at("10.0.3.104"), plan.waiting()) == at("10.0.3.104")
 
 
 def test_an_address_that_is_no_longer_reserved_is_given_up() -> None:
@@ -354,7 +355,7 @@ def test_an_address_that_is_no_longer_reserved_is_given_up() -> None:
     for address, released in (("10.0.3.104", True), ("10.0.3.150", False)):
         leases = {"vmlan": ((MAC_1, address),)}
         plan = plan_vm(facts._replace(leases=leases), OFF, "running")
-        assert ("nics:0:lease" in plan.keys()) is released
+        assert plan.touches("nics", "0", "lease") is released
 
 
 def test_what_an_older_version_stored_is_as_declared() -> None:

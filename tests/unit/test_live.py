@@ -19,6 +19,7 @@ import pytest
 from _qemulab_host import HostError
 from _qemulab_keys import Forward
 from _qemulab_keys import Vm
+from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_qmp import QmpError
@@ -175,7 +176,7 @@ def change(site: Site, monkeypatch: pytest.MonkeyPatch, qemu: Qemu, declared: Vm
     facts = VmFacts(defined, real, unsure=site.store.vm_unsure("a"), status=Status.RUNNING)
     plan = plan_vm.plan_vm(facts, declared, "running")
     if plan.changes:
-        now = plan_vm.merge_live(real, declared)
+        now = merged(real, declared, plan.waiting())
         live.change_live(site, "a", real, now, facts)
         site.store.store_vm("a", declared, now)
     return {str(change.key) for change in plan.changes}

@@ -24,12 +24,12 @@ from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import STOP
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import merged
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
-from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
 from _qemulab_plan_vm import plan_vm_absent
 from _qemulab_plan_vm import plan_vm_stopped
@@ -239,7 +239,7 @@ def test_a_new_machine_is_created_value_by_value() -> None:
         "uefi_variables": (None, "generated", CREATE),
         "running": (False, True, CREATE),
     }
-    assert "running" not in plan_vm(NEW, VM, "present").keys()
+    assert not plan_vm(NEW, VM, "present").touches("running")
 
 
 def test_a_machine_that_is_off_is_started_where_it_should_run() -> None:
@@ -310,9 +310,9 @@ def test_a_nic_that_comes_or_goes_needs_a_restart() -> None:
 def test_what_was_done_live_is_left_out_of_the_next_plan(path: str) -> None:
     """After it, only what waits for a restart or is refused is left."""
     declared = changed(VM, path.split(":"), OTHER_VM[path])
-    merged = merge_live(VM, declared)
+    now = merged(VM, declared, plan_vm(RUNNING, declared, "running").waiting())
     grown = {disk.name: 51 * GIB if path == "disks:size" else 50 * GIB for disk in declared.disks}
-    plan = plan_vm(VmFacts(declared, merged, grown, True, Status.RUNNING), declared, "running")
+    plan = plan_vm(VmFacts(declared, now, grown, True, Status.RUNNING), declared, "running")
     assert not plan.changes
     effect = dict(walk(Vm))[path]
     assert (effect in (LIVE, BOOT)) == (plan == Plan())

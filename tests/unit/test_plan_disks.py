@@ -11,9 +11,9 @@ from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RECREATE
 from _qemulab_plan_changes import RESTART
+from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
-from _qemulab_plan_vm import merge_live
 from _qemulab_plan_vm import plan_vm
 
 from tests.unit.test_plan import GIB
@@ -52,7 +52,7 @@ def test_a_disk_grows_when_its_guest_sees_it(bus: str, effect: str) -> None:
     declared = replace(VM, disks=(Disk("hda", "60G", bus),))
     plan = plan_vm(RUNNING._replace(defined=now, started=now), declared, "running")
     assert effects(plan) == {"disks:hda:size": effect}
-    grown = merge_live(now, declared).disks[0].size
+    grown = merged(now, declared, plan.waiting()).disks[0].size
     assert grown == ("50G" if effect == RESTART else "60G")
     off = STOPPED._replace(defined=now)
     assert effects(plan_vm(off, declared, "present")) == {"disks:hda:size": LIVE}

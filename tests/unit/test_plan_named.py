@@ -117,13 +117,13 @@ def test_what_is_made_names_what_was_declared_and_what_was_made_for_it(declared:
     pillar = lab_of({"a": declared}, {})
     lab = spec.from_pillar(pillar).lab
     vm = lab.vms["a"]
-    changes = words(plan_vm(VmFacts(), vm, "running").changes)
-    found = set(named(changes, vm, declared))
+    changes = plan_vm(VmFacts(), vm, "running").changes
+    found = set(words(named(changes, vm, declared)))
     made = {f"disks:{disk.name}:size" for disk in vm.disks} | {"running", "uefi_variables"}
     for index in range(len(vm.nics)):
         made |= {f"nics:{index}:{key}" for key in ("network", "mac", "forwards")}
     assert found - made <= leaves_of(declared) | {"disks"}
-    assert (leaves_of(declared) | made) & changes.keys() <= found
+    assert (leaves_of(declared) | made) & set(words(changes)) <= found
     assert ("disks" in found) == (declared.get("disks") == [])
 
 
@@ -132,7 +132,7 @@ def test_a_network_names_what_was_declared_its_group_and_its_domain(declared: An
     """And what comes up on the host."""
     network = spec.network_from("one", declared, "lab")
     plan = plan_network(NetworkFacts(), network)
-    found = set(named(words(plan.changes), network, declared))
+    found = set(words(named(plan.changes, network, declared)))
     made = {"multicast", "dns:domain", "link", "route", "hub", "dnsmasq"}
     assert found == (leaves_of(declared) | made)
 
@@ -142,8 +142,8 @@ def test_what_is_there_already_is_named_whole() -> None:
     old = spec.vm_from("a", {"memory": 64, "nics": [], "disks": []}, "lab", {})
     new = spec.vm_from("a", {"nics": []}, "lab", {})
     facts = VmFacts(defined=old, has_variables=True)
-    changes = words(plan_vm(facts, new, "present").changes)
-    assert named(changes, new, {"nics": []}) == {
+    changes = plan_vm(facts, new, "present").changes
+    assert words(named(changes, new, {"nics": []})) == {
         "memory": {"old": 64, "new": 2048, "effect": "live"},
         "disks": {"old": [], "new": ["hda"], "effect": "live"},
         "disks:hda:size": {"old": None, "new": "50G", "effect": "create"},
@@ -154,5 +154,5 @@ def test_what_is_there_already_is_named_whole() -> None:
 def test_something_is_named_of_a_thing_that_nothing_was_declared_for(declared: Any) -> None:
     """A dry run with no change would say that all is well."""
     vm = spec.vm_from("a", {"nics": [], "disks": [], "firmware": "bios"}, "lab", {})
-    changes = words(plan_vm(VmFacts(), vm, "present").changes)
-    assert named(changes, vm, declared) == changes != {}
+    changes = plan_vm(VmFacts(), vm, "present").changes
+    assert named(changes, vm, declared) == changes != ()

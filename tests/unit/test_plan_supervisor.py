@@ -9,6 +9,7 @@ from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_changes import fact
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
@@ -32,7 +33,7 @@ def shown(changes: tuple[Change, ...]) -> dict[str, tuple[object, object, str]]:
 def test_a_machine_without_its_supervisor_waits_for_a_restart() -> None:
     """It goes on running; what would give it a supervisor again is for its user to say."""
     lost = RUNNING._replace(status=Status.UNMANAGED, supervised=False, unit=False)
-    change = Change("supervised", False, True, RESTART)
+    change = fact("supervised", False, True, RESTART)
     assert plan_vm(lost, VM, "running") == Plan(pending=(change,))
     may = dataclasses.replace(VM, on_change="restart")
     plan = plan_vm(lost._replace(defined=may, started=may), may, "running")
