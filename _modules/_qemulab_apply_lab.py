@@ -1,16 +1,42 @@
 """
-The lab as a whole: what there is of it.
+The lab as a whole: made ready, cleared of what is no longer declared, stopped, started, removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import _qemulab_access as access
+import _qemulab_apply_network as networks
+import _qemulab_apply_power as apply_power
+import _qemulab_apply_together as together
+import _qemulab_apply_vm as machines
+import _qemulab_check as check
 import _qemulab_host as host
 import _qemulab_host_own as own
+import _qemulab_look as looks
+import _qemulab_plan_lab as plan_lab
+import _qemulab_power as power
+import _qemulab_run_left as left
+import _qemulab_schema as schema
+import _qemulab_vm_held as held
+from _qemulab_apply_converge import Outcome
+from _qemulab_apply_converge import converge
+from _qemulab_host import HostError
+from _qemulab_plan_changes import Plan
 from _qemulab_plan_lab import LabFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_vm import plan_vm_stopped
 from _qemulab_site import Site
 
+SEVERAL = contextlib.nullcontext
+"""The lock of what is done to several things: each of them is changed under its own."""
 
-def facts(site: Site) -> LabFacts:
+
+def find_facts(site: Site) -> LabFacts:
     """Return what is of the lab as a whole."""
     authorized_keys = site.store.authorized_keys()
     known = authorized_keys is not None
@@ -24,3 +50,207 @@ def facts(site: Site) -> LabFacts:
         remains=not known and site.supervisor.remains(),
         logs=own.has_logs(site.layout),
     )
+
+
+# Ready for its first network
+
+
+def ensure(site: Site, keys: tuple[str, ...], test: bool = False) -> Outcome:
+    """
+    Make what a lab needs before its first network: system user, SSH key, keys that may log in.
+
+    keys
+        Public SSH keys.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does.
+    """
+
+    def look() -> tuple[Plan, LabFacts]:
+        facts = find_facts(site)
+        return plan_lab.plan_lab(facts, host.USER, keys), facts
+
+    def act(plan: Plan, _facts: LabFacts) -> None:
+        site.supervisor.open()
+        makers = {
+            "user": host.make_user,
+            "ssh_key": lambda: access.make_key(site.layout),
+        }
+        with ThreadPoolExecutor() as pool:  # each waits for a program
+            made = [pool.submit(make) for key, make in makers.items() if plan.touches(key)]
+        for each in made:
+            each.result()
+        site.store.store_lab(keys)
+        access.write_authorized_keys(site)
+
+    return converge(site, lambda: site.lock("lab", "present"), look, act, test)
+
+
+# What is no longer declared
+
+
+def prune(
+    site: Site, vms: Collection[str], declared: Collection[str], mode: str, test: bool = False
+) -> Outcome:
+    """
+    Deal with what the lab has and the pillar no longer declares. No disk is ever removed.
+
+    vms, declared
+        Names of the machines and of the networks that are declared.
+
+    mode
+        ``report`` only names what is left; ``stop`` powers off and takes down.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does.
+    """
+
+    def look() -> tuple[Plan, None]:
+        facts = find_facts(site)
+        runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
+        facts = facts._replace(vms={**facts.vms, **runs})
+        plan = plan_lab.plan_prune(facts, vms, declared, mode)
+        off = plan.below("vms")
+        if test:
+            site.run.leaving.update(off)
+        gone = [says for name in off for says in machines.says_lost(site, name)]
+        return plan._replace(notes=(*plan.notes, *gone)), None
+
+    def act(plan: Plan, _seen: None) -> None:
+        stop_all(site, plan.below("vms"))
+        for name in plan.below("networks"):
+            networks.ensure_absent(site, name)
+
+    return converge(site, SEVERAL, look, act, test)
+
+
+def stop_all(site: Site, names: Collection[str]) -> dict[str, str]:
+    """Power machines off together; returns for each how, in ``power.stop``'s words."""
+    off = plan_vm_stopped(True)
+    together.press_together(site, names, lambda _name: off)
+    return {name: apply_power.stop(site, name)[0] for name in names}
+
+
+# Off and on
+
+
+def ensure_stopped(site: Site, test: bool = False) -> Outcome:
+    """
+    Power all machines off, together.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does, and ``how`` with one of ``power.stop``'s words for each machine.
+    """
+    how: dict[str, str] = {}
+
+    def look() -> tuple[Plan, None]:
+        runs = {name: looks.runs(site, name) for name in site.store.vms()}
+        gone = [says for name in runs if runs[name] for says in machines.says_lost(site, name)]
+        return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone)), None
+
+    def act(plan: Plan, _seen: None) -> None:
+        how.update(stop_all(site, plan.below("vms")))
+
+    return {**converge(site, SEVERAL, look, act, test), "how": how}
+
+
+def ensure_started(site: Site, test: bool = False) -> Outcome:
+    """
+    Start all networks and machines as they were last applied.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does, and ``ssh`` with the command that logs in to each machine.
+    """
+    ssh: dict[str, str | None] = {}
+
+    def look() -> tuple[Plan, None]:
+        down = [name for name in site.store.networks() if is_down(site, name)]
+        vms = {name: looks.look(site, name)[0] for name in site.store.vms()}
+        plan = plan_lab.plan_lab_started(down, vms)
+        off = [name for name in vms if vms[name].is_off]
+        unlike = [f"{name}: {text}" for name in off for text in says_unlike(site, name)]
+        return plan._replace(notes=(*plan.notes, *unlike)), None
+
+    def act(plan: Plan, _seen: None) -> None:
+        for name in plan.below("networks"):
+            networks.ensure(site, name, network_as_applied(site, name))
+        names = plan.below("vms")
+        defined = {name: schema.compact(site.store.vm(name)[0]) for name in names}
+        for number, name in enumerate(names):
+            row = {other: defined[other] for other in names[number + 1 :]}
+            made = machines.ensure(site, name, defined[name], "running", row=row)
+            ssh[name] = made["ssh"] or None
+
+    return {**converge(site, SEVERAL, look, act, test), "ssh": ssh}
+
+
+def is_down(site: Site, name: str) -> bool:
+    """Return whether a network lacks something to be as it was applied."""
+    defined = site.store.network(name)
+    if defined is None:
+        return False
+    return bool(plan_network(networks.find_facts(site, name), defined).changes)
+
+
+def network_as_applied(site: Site, name: str) -> Any:
+    """Return a network as it was last applied, as its state takes it."""
+    keys = schema.compact(site.store.network(name))
+    keys.pop("reservations", None)
+    return keys
+
+
+def says_unlike(site: Site, name: str) -> list[str]:
+    """Return in words what a machine that is off will not find as it was."""
+    defined, _ = site.store.vm(name)
+    # Disks are for root to see, and what keeps a machine from starting its own start will tell.
+    with contextlib.suppress(HostError):
+        if host.is_root() and defined is not None:
+            return power.unlike_before(site, name, defined)
+    return []
+
+
+def restart(site: Site) -> tuple[Outcome, Outcome]:
+    """
+    Power all machines off and on, as they were last applied.
+
+    Returns what ``ensure_stopped`` and ``ensure_started`` do. Raises HostError, and stops none,
+    where a machine alone holds a disk whose file is gone.
+    """
+    for name in site.store.vms():
+        held.need_none(name, looks.lost(site, name))
+    return ensure_stopped(site), ensure_started(site)
+
+
+# Away
+
+
+def ensure_absent(site: Site, purge: bool, test: bool = False) -> Outcome:
+    """
+    Take the lab itself away when its machines and networks are gone.
+
+    purge
+        Also remove its SSH key and its logs.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does. Raises HostError where something is left of machines or networks.
+    """
+
+    def look() -> tuple[Plan, None]:
+        return plan_lab.plan_lab_absent(find_facts(site), purge), None
+
+    def act(_plan: Plan, _seen: None) -> None:
+        left.need_none(site, purge)
+        site.supervisor.close()
+        check.remove_files(site, purge)
+
+    return converge(site, lambda: site.lock("lab", "present"), look, act, test)

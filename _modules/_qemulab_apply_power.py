@@ -13,6 +13,15 @@ from _qemulab_plan_status import Status
 from _qemulab_site import Site
 
 
+def need_defined(site: Site, name: str) -> Vm:
+    """Return a machine as applied. Raises HostError where the lab has none of that name."""
+    found, _ = site.store.vm(name)
+    if found is None:
+        known = ", ".join(site.store.vms()) or "none"
+        raise HostError(f"the lab {site.lab} has no machine {name}; it has {known}")
+    return found
+
+
 def start(site: Site, name: str) -> list[str]:
     """
     Start a machine, or let it run on, and wait until it runs.
@@ -20,7 +29,7 @@ def start(site: Site, name: str) -> list[str]:
     Returns in words what is not as it was. Raises HostError where it cannot be started.
     """
     with site.lock("vm", name):
-        said = _start(site, name, _applied(site, name))
+        said = _start(site, name, need_defined(site, name))
     site.answers.forget()
     return said
 
@@ -35,7 +44,7 @@ def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str
     Returns how, in ``_qemulab_power.stop``'s words, and the lost images that it alone still held.
     """
     with site.lock("vm", name):
-        seconds = _applied(site, name).stop_grace if grace is None else grace
+        seconds = need_defined(site, name).stop_grace if grace is None else grace
         gone = [image.says for image in looks.lost(site, name)]
         return power.stop(site, name, seconds), gone
 
@@ -50,7 +59,7 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
     Returns how it went off, as ``stop``, and what is not as it was, as ``start``.
     """
     with site.lock("vm", name):
-        vm = _applied(site, name)
+        vm = need_defined(site, name)
         if not lose_data:
             held.need_none(name, looks.lost(site, name))
         how = power.stop(site, name, vm.stop_grace)
@@ -59,12 +68,10 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
     return how, said
 
 
-def _applied(site: Site, name: str) -> Vm:
-    """Return a machine as applied, read under its lock: the last holder may have removed it."""
-    vm, _ = site.store.vm(name)
-    if vm is None:
-        raise HostError(f"the lab {site.lab} has no machine {name} any more")
-    return vm
+def reset(site: Site, name: str) -> None:
+    """Press a running machine's reset button. Raises HostError where it does not run."""
+    need_defined(site, name)
+    power.reset(site, name)
 
 
 def _start(site: Site, name: str, vm: Vm) -> list[str]:

@@ -1,5 +1,5 @@
 """
-What all faces share: the lab they speak of, errors in Salt's words, the one way to converge.
+What all faces share: the lab they speak of, arguments checked, errors in Salt's words.
 """
 
 from __future__ import annotations
@@ -8,23 +8,18 @@ import contextlib
 import difflib
 import re
 import threading
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_host as host
 import _qemulab_kinds as kinds
 import _qemulab_lock as lock
 from _qemulab_host import HostError
 from _qemulab_keys import DEFAULT_LAB
-from _qemulab_keys import Vm
 from _qemulab_kinds import Fault
 from _qemulab_kinds import Kind
 from _qemulab_kinds import Notes
 from _qemulab_kinds import SpecError
-from _qemulab_plan_changes import Plan
-from _qemulab_plan_changes import words
 from _qemulab_qmp import QmpError
 from _qemulab_schema import attempt
 from _qemulab_schema import list_of
@@ -150,75 +145,3 @@ def errors() -> Iterator[None]:
     except OSError as err:
         where = f"{err.filename}: " if err.filename else ""
         raise CommandExecutionError(f"{where}{err.strerror or err}") from err
-
-
-def defined(site: Site, name: str) -> Vm:
-    """Return a machine as applied; a wrong name is the caller's error."""
-    need_name(name, "name")
-    found, _ = site.store.vm(name)
-    if found is None:
-        known = ", ".join(site.store.vms()) or "none"
-        raise CommandExecutionError(f"the lab {site.lab} has no machine {name}; it has {known}")
-    return found
-
-
-def need_root() -> None:
-    """Raise HostError unless this process may change the host."""
-    if not host.is_root():
-        raise HostError("only root can change a lab", hint="run it with sudo, or by a root minion")
-
-
-def outcome(site: Site, plan: Plan) -> dict[str, Any]:
-    """
-    Return a plan as states report it.
-
-    That is ``changes``, ``pending`` and ``refused`` (each by key with old, new and effect),
-    ``notes``, ``machines`` and ``lab``.
-    """
-    return {
-        "changes": words(plan.changes),
-        "pending": words(plan.pending),
-        "refused": words(plan.refused),
-        "notes": list(plan.notes),
-        "machines": list(plan.machines),
-        "lab": site.lab,
-    }
-
-
-def converge(
-    site: Site,
-    look: Callable[[], Plan],
-    act: Callable[[Plan], None],
-    test: bool,
-    shown: Callable[[Plan], Plan] = lambda plan: plan,
-) -> dict[str, Any]:
-    """
-    Look, and unless it is a dry run act, then look again: nothing may be left.
-
-    site
-        The lab that it is done to.
-
-    look
-        Returns the plan for what is now.
-
-    act
-        Carries a plan out.
-
-    test
-        Only look.
-
-    shown
-        Returns what is shown of a plan, see ``naming``. Default: all.
-
-    Returns what ``outcome`` does. Raises HostError where something is left after acting.
-    """
-    plan = look()
-    if test or plan.refused or not plan.changes:
-        return outcome(site, shown(plan))
-    need_root()
-    act(plan)
-    left = look()
-    if left.changes:
-        keys = ", ".join(change.key for change in left.changes)
-        raise HostError(f"this did not take effect: {keys}")
-    return outcome(site, shown(plan))

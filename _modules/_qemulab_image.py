@@ -11,6 +11,7 @@ import gzip
 import lzma
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from typing import NamedTuple
@@ -54,6 +55,11 @@ def info(target: Path) -> dict[str, Any] | None:
     return found
 
 
+def hold(target: Path) -> AbstractContextManager[None]:
+    """Hold the image's lock for the length of a ``with`` block, as a build of it does."""
+    return lock.hold(target / ".lock", timeout=packages.DOWNLOAD_TIMEOUT)
+
+
 def build(target: Path, root: Path = HOST) -> dict[str, Any]:
     """
     Build the built-in guest and return what ``info`` then says.
@@ -74,7 +80,7 @@ def build(target: Path, root: Path = HOST) -> dict[str, Any]:
     """
     work = target.absolute() / ".work"
     before = info(target)
-    with lock.hold(target / ".lock", timeout=packages.DOWNLOAD_TIMEOUT):
+    with hold(target):
         now = info(target)
         if before is None and now is not None:
             return now

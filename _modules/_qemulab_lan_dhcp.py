@@ -215,22 +215,6 @@ def with_reservation(network: Network, name: str, item: Reservation | None) -> N
     return dataclasses.replace(network, reservations=kept)
 
 
-def apply_reservation(site: Site, network_name: str, name: str, item: Reservation | None) -> None:
-    """
-    Set or remove one reservation: two files, one SIGHUP, and leases that contradict it released.
-
-    The other machines' leases stay. Raises HostError where the network is not there or the host
-    refuses.
-    """
-    with site.lock("network", network_name):
-        network = site.store.network(network_name)
-        if network is None:
-            problem = f"there is no network {network_name} in the lab {site.lab}"
-            raise HostError(problem, hint="qemulab.network_present makes it")
-        network = with_reservation(network, name, item)
-        tell(site, network_name, network, [site.store.network_as_file(network_name, network)])
-
-
 def all_reservations(site: Site, name: str) -> dict[str, Reservation]:
     """Return what is reserved on a network, by machines as well."""
     return {**lan_hosts.reserved(name, machines(site)), **site.store.reservations(name)}

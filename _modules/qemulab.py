@@ -4,10 +4,13 @@ Labs of QEMU machines: the lab as a whole.
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from __future__ import annotations
+
+from typing import Any
 
 import _qemulab_access as access
-import _qemulab_apply_lab as apply_lab
+import _qemulab_apply_guest as guests
+import _qemulab_apply_lab as labs
 import _qemulab_check as check
 import _qemulab_declaration as declarations
 import _qemulab_doctor as physician
@@ -16,29 +19,33 @@ import _qemulab_host as host
 import _qemulab_image as image
 import _qemulab_kinds as kinds
 import _qemulab_look as looks
-import _qemulab_plan_lab as plan_lab
 import _qemulab_probe as probe
 import _qemulab_run_left as left
 import _qemulab_spec as spec
-import _qemulab_vm as machines
 from _qemulab_keys import DEFAULT_LAB
-from _qemulab_plan_vm import plan_vm_stopped
+from _qemulab_keys import Lab
+from _qemulab_site import Site
 from salt.exceptions import CommandExecutionError
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab=None):
+def _site(lab: str | None = None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def validate(pillar=None):
+def validate(pillar: Any = None) -> dict[str, Any]:
     """
     Check a declaration whole, without touching anything.
 
@@ -58,7 +65,7 @@ def validate(pillar=None):
     return _surveyed(pillar)[1]
 
 
-def _surveyed(pillar):
+def _surveyed(pillar: Any) -> tuple[Lab | None, dict[str, Any]]:
     """Return a lab as far as it can be read, and what ``validate`` says of it."""
     with face.errors():
         lab, notes = check.survey(_pillar(pillar), _site)
@@ -72,11 +79,11 @@ def _surveyed(pillar):
         }
 
 
-def _pillar(pillar):
+def _pillar(pillar: Any) -> Any:
     return __pillar__.get("lab") if pillar is None else pillar
 
 
-def declaration(pillar=None, running=False):
+def declaration(pillar: Any = None, running: bool = False) -> dict[str, Any]:
     """
     Return a declaration with what is made for each thing of it: MAC addresses, ports, groups.
 
@@ -110,7 +117,7 @@ def declaration(pillar=None, running=False):
         except kinds.SpecError:
             return dict(declarations.NOTHING)  # whose lab it is cannot be told
 
-        def missing():
+        def missing() -> list[str]:
             return _missing(declared)
 
         found = site.answers.recent(  # each SLS of the tree asks for itself
@@ -121,7 +128,7 @@ def declaration(pillar=None, running=False):
         return {**found, "made": left.made(site)} if running else found
 
 
-def missing_packages(pillar=None):
+def missing_packages(pillar: Any = None) -> list[str]:
     """
     Return the distribution's packages that a declaration needs and the host has not.
 
@@ -142,14 +149,14 @@ def missing_packages(pillar=None):
         return missing
 
 
-def _missing(declared):
+def _missing(declared: Any) -> list[str]:
     lab, _ = spec.survey(declared)
     if lab is None or not lab.vms:
         lab = spec.from_pillar({"vms": {"any": {}}}).lab
     return probe.missing_packages(probe.needed(lab))
 
 
-def lab_check(pillar=None):
+def lab_check(pillar: Any = None) -> dict[str, Any]:
     """
     Check a declaration whole, without touching anything; all its faults are one error.
 
@@ -175,6 +182,7 @@ def lab_check(pillar=None):
             _site(lab.name).answers.forget(declarations.question(_pillar(pillar)))
     if not found["valid"]:
         raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
+    assert lab is not None, "what has no fault can be read"
     with face.errors():
         faults, warnings = physician.before_start(lab, _site(lab.name))
     if faults:
@@ -186,7 +194,7 @@ def lab_check(pillar=None):
     return {"empty": found["empty"], "warnings": found["warnings"], "runs": runs}
 
 
-def _runs_on(pillar):
+def _runs_on(pillar: Any) -> list[str]:
     """Return what a declaration that is empty, or faulty, leaves running: a line for each lab."""
     try:
         site = _site(face.lab_name({"lab": _pillar(pillar)}, None))
@@ -196,7 +204,9 @@ def _runs_on(pillar):
         return looks.all_that_runs(site)
 
 
-def lab_ensure(authorized_keys=None, lab=None, test=False):
+def lab_ensure(
+    authorized_keys: list[str] | None = None, lab: str | None = None, test: bool = False
+) -> dict[str, Any]:
     """
     Make what a lab needs before its first network: system user, SSH key, keys that may log in.
 
@@ -219,27 +229,11 @@ def lab_ensure(authorized_keys=None, lab=None, test=False):
         salt-call qemulab.lab_ensure test=True
     """
     with face.errors():
-        site = _site(lab)
         keys = spec.from_pillar({"authorized_keys": authorized_keys or []}).lab.authorized_keys
-
-        def look():
-            return plan_lab.plan_lab(apply_lab.facts(site), host.USER, keys)
-
-        def act(_plan):
-            with site.lock("lab", "present"):
-                site.supervisor.open()
-                with ThreadPoolExecutor() as pool:  # each waits for a program
-                    made = [pool.submit(host.make_user), pool.submit(access.make_key, site.layout)]
-                for each in made:
-                    each.result()
-                site.store.store_lab(keys)
-                access.write_authorized_keys(site)
-            site.answers.forget()
-
-        return face.converge(site, look, act, test)
+        return labs.ensure(_site(lab), keys, test)
 
 
-def guest_info(lab=None):
+def guest_info(lab: str | None = None) -> dict[str, Any] | None:
     """
     Return what is known of the built-in guest's image, ``None`` where it is not built.
 
@@ -256,7 +250,7 @@ def guest_info(lab=None):
         return image.info(_site(lab).layout.guest)
 
 
-def guest_ensure(lab=None, test=False):
+def guest_ensure(lab: str | None = None, test: bool = False) -> dict[str, Any]:
     """
     Build the built-in guest's image where it is missing.
 
@@ -275,17 +269,16 @@ def guest_ensure(lab=None, test=False):
         salt-call qemulab.guest_ensure
     """
     with face.errors():
-        site = _site(lab)
-        target = site.layout.guest
-        return face.converge(
-            site,
-            lambda: plan_lab.plan_guest(image.info(target) is not None),
-            lambda _plan: image.build(target),
-            test,
-        )
+        return guests.ensure(_site(lab), test)
 
 
-def prune(vms, networks, mode="report", lab=None, test=False):
+def prune(
+    vms: list[str],
+    networks: list[str],
+    mode: str = "report",
+    lab: str | None = None,
+    test: bool = False,
+) -> dict[str, Any]:
     """
     Deal with what the lab has and the pillar no longer declares. No disk is ever removed.
 
@@ -315,30 +308,10 @@ def prune(vms, networks, mode="report", lab=None, test=False):
         face.need_names(vms, "vms")
         face.need_names(networks, "networks")
         face.need(kinds.choice("report", "stop"), mode, "mode")
-
-        def look():
-            facts = apply_lab.facts(site)
-            runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
-            facts = facts._replace(vms={**facts.vms, **runs})
-            plan = plan_lab.plan_prune(facts, vms, networks, mode)
-            if test:
-                site.run.leaving.update(plan.below("vms"))
-            gone = [image.says for name in plan.below("vms") for image in looks.lost(site, name)]
-            return plan._replace(notes=(*plan.notes, *gone))
-
-        def act(plan):
-            off = plan_vm_stopped(True)
-            machines.press_together(site, plan.below("vms"), lambda _name: off)
-            for name in plan.below("vms"):
-                __salt__["qemulab.vm_stop"](name, lab=site.lab)
-            for name in plan.below("networks"):
-                __salt__["qemulab.network_ensure"](name, present=False, lab=site.lab)
-            site.answers.forget()
-
-        return face.converge(site, look, act, test)
+        return labs.prune(site, vms, networks, mode, test)
 
 
-def lab_remove(purge=False, lab=None, test=False):
+def lab_remove(purge: bool = False, lab: str | None = None, test: bool = False) -> dict[str, Any]:
     """
     Take the lab itself away when its machines and networks are gone.
 
@@ -363,21 +336,10 @@ def lab_remove(purge=False, lab=None, test=False):
         salt-call qemulab.lab_remove test=True
     """
     with face.errors():
-        site = _site(lab)
-
-        def look():
-            return plan_lab.plan_lab_absent(apply_lab.facts(site), purge)
-
-        def act(_plan):
-            left.need_none(site, purge)
-            site.supervisor.close()
-            check.remove_files(site, purge)
-            site.answers.forget()
-
-        return face.converge(site, look, act, test)
+        return labs.ensure_absent(_site(lab), purge, test)
 
 
-def ssh_config(lab=None):
+def ssh_config(lab: str | None = None) -> str:
     """
     Return a configuration for ssh with every machine of the lab.
 

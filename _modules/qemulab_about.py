@@ -2,30 +2,39 @@
 Labs of QEMU machines: what of qemulab is installed here, and what it works with.
 """
 
+from __future__ import annotations
+
 import platform
 from pathlib import Path
+from typing import Any
 
 import _qemulab_face as face
 import _qemulab_probe as probe
 import _qemulab_tree as tree
 import _qemulab_version
+from _qemulab_site import Site
 from salt.exceptions import CommandExecutionError
 from salt.version import __version__ as salt_version
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab=None):
+def _site(lab: str | None = None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def file_root():
+def file_root() -> str:
     """
     Return the directory with the SLS files, for ``file_roots``.
 
@@ -49,7 +58,7 @@ def file_root():
     return str(root)
 
 
-def version(lab=None):
+def version(lab: str | None = None) -> dict[str, Any]:
     """
     Return the versions of all that takes part, the firmware found and the accelerator chosen.
 

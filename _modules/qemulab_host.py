@@ -2,30 +2,36 @@
 Labs of QEMU machines: the host that is to have one.
 """
 
-import os
+from __future__ import annotations
 
+from typing import Any
+
+import _qemulab_apply_guest as guests
 import _qemulab_doctor as physician
 import _qemulab_face as face
-import _qemulab_host as host
 import _qemulab_host_ports as host_ports
-import _qemulab_look as looks
-import _qemulab_plan_lab as plan_lab
 import _qemulab_spec as spec
+from _qemulab_site import Site
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab):
+def _site(lab: str | None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def doctor(pillar=None):
+def doctor(pillar: Any = None) -> list[str]:
     """
     Examine this host with a declaration in hand: can it have that lab, and what stands in the way?
 
@@ -54,7 +60,7 @@ def doctor(pillar=None):
         return [str(finding) for finding in findings]
 
 
-def guest_remove(lab=None, test=False):
+def guest_remove(lab: str | None = None, test: bool = False) -> dict[str, Any]:
     """
     Remove the built-in guest's image, which all labs of this host share.
 
@@ -77,19 +83,4 @@ def guest_remove(lab=None, test=False):
         salt-call qemulab.guest_remove
     """
     with face.errors():
-        site = _site(lab)
-        target = site.layout.guest
-
-        def look():
-            built = os.path.lexists(target)
-            users = looks.guest_users(site) if built else []
-            if users:
-                problem = f"the built-in guest is in use by {', '.join(users)}"
-                raise host.HostError(problem, hint="stop them first: salt-call qemulab.vm_stop")
-            return plan_lab.plan_guest_absent(built)
-
-        def act(_plan):
-            host.remove(target)
-            host.remove_empty(site.layout.state)
-
-        return face.converge(site, look, act, test)
+        return guests.ensure_absent(_site(lab), test)

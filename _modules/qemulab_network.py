@@ -2,44 +2,41 @@
 Labs of QEMU machines: networks, reservations, leases.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import _qemulab_disks as disks
+import _qemulab_apply_network as networks
 import _qemulab_face as face
-import _qemulab_host_ports as host_ports
 import _qemulab_lan_dhcp as lan
-import _qemulab_lan_way as way
-import _qemulab_look as looks
-import _qemulab_network as networks
-import _qemulab_probe as probe
 import _qemulab_schema as schema
 import _qemulab_spec as spec
-import _qemulab_vm as machines
-import _qemulab_vm_held as held
 from _qemulab_kinds import Fault
 from _qemulab_kinds import SpecError
-from _qemulab_plan_changes import RESTART
-from _qemulab_plan_named import naming
-from _qemulab_plan_network import plan_network
-from _qemulab_plan_network import plan_network_absent
-from _qemulab_plan_network import plan_reservation
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_site import Site
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab=None):
+def _site(lab: str | None = None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def network_list(lab=None):
+def network_list(lab: str | None = None) -> list[str]:
     """
     Return the names of the lab's networks.
 
@@ -58,7 +55,7 @@ def network_list(lab=None):
         return site.store.networks()
 
 
-def network_info(name, lab=None):
+def network_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
     """
     Return what a network is declared as and how it is, ``None`` where there is none.
 
@@ -77,7 +74,7 @@ def network_info(name, lab=None):
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        facts = networks.facts(site, name)
+        facts = networks.find_facts(site, name)
         if facts.defined is None:
             return None
         return {
@@ -93,7 +90,7 @@ def network_info(name, lab=None):
         }
 
 
-def _process(site, name, kind, facts):
+def _process(site: Site, name: str, kind: str, facts: NetworkFacts) -> dict[str, Any]:
     """Return how one of a network's processes is."""
     return {
         "running": getattr(facts, kind),
@@ -103,8 +100,14 @@ def _process(site, name, kind, facts):
 
 
 def network_ensure(
-    name, declaration=None, present=True, lab=None, test=False, reservations=None, vms=None
-):
+    name: str,
+    declaration: Mapping[str, Any] | None = None,
+    present: bool = True,
+    lab: str | None = None,
+    test: bool = False,
+    reservations: Mapping[str, Any] | None = None,
+    vms: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """
     Make a network as declared, or take it away.
 
@@ -141,74 +144,16 @@ def network_ensure(
         site = _site(lab)
         face.need_name(name, "name")
         if not present:
-            return face.converge(
-                site,
-                lambda: plan_network_absent(networks.facts(site, name)),
-                lambda _plan: networks.remove(site, name, networks.facts(site, name)),
-                test,
-            )
+            return networks.ensure_absent(site, name, test)
         if isinstance(declaration, Mapping) and "reservations" in declaration:
             problem = "each is a state of its own, qemulab.reservation_present"
             raise SpecError([Fault(f"lab:networks:{name}:reservations", problem)])
-        declared = spec.network_from(name, declaration, site.lab)
-
-        def look():
-            facts = networks.facts(site, name, declared)
-            plan = plan_network(facts, declared)
-            # Before anything is changed, or those behind it would be left on the old network.
-            for machine in plan.machines if plan.has(RESTART) else ():
-                held.need_none(machine, looks.lost(site, machine))
-            if test and plan.changes:
-                networks.check_start(site, name, declared, facts)
-            return plan
-
-        def act(_plan):
-            row = _row(site, name, declared, reservations or {}, vms or {})
-            with ThreadPoolExecutor(1) as aside:
-                # While the network's files are written; one that fails is told where it is needed.
-                aside.submit(disks.make_templates, site, row.vms)
-                plan = networks.apply(site, name, declared, row)
-            if plan.has(RESTART):
-                for machine in plan.machines:
-                    __salt__["qemulab.vm_restart"](machine, lab=site.lab)
-
-        site.run.early.clear()
-        try:
-            outcome = face.converge(site, look, act, test, naming(declared, declaration))
-            if outcome["changes"] and not test:
-                outcome["notes"] += _around(site, name, declared)
-        except Exception:
-            machines.abandon(site)
-            raise
-        return outcome
+        return networks.ensure(site, name, declaration, test, reservations, vms)
 
 
-def _around(site, name, network):
-    """Return what of the host is in the way of a network that has just been made or changed."""
-    found = [
-        f"the host's firewall drops {each.what} on {network.interface}: {each.rule}; "
-        f"to open it: {each.command}"
-        for each in probe.blocked(network)
-    ]
-    shadowed = way.shadowed(site.store.network(name) or network, is_up=True)
-    return found + ["; ".join(shadowed)] if shadowed else found
-
-
-def _row(site, name, network, reservations, vms):
-    """Return what may be begun with a network; nothing where a declaration of it is faulty."""
-    try:
-        items = {
-            host_name: spec.reservation_from(host_name, item, name)
-            for host_name, item in reservations.items()
-        }
-    except SpecError:
-        return networks.ALONE
-    others = {**site.store.all_networks(), name: network}
-    ports = host_ports.ports(site)
-    return networks.Row(items, spec.readable_vms(vms, site.lab, others, ports))
-
-
-def reservation_list(network=None, lab=None):
+def reservation_list(
+    network: str | None = None, lab: str | None = None
+) -> dict[str, dict[str, Any]]:
     """
     Return what is reserved: by network, and there by name, MAC address and address.
 
@@ -235,7 +180,13 @@ def reservation_list(network=None, lab=None):
         }
 
 
-def reservation_ensure(name, network, declaration=None, lab=None, test=False):
+def reservation_ensure(
+    name: str,
+    network: str,
+    declaration: Mapping[str, Any] | None = None,
+    lab: str | None = None,
+    test: bool = False,
+) -> dict[str, Any]:
     """
     Make a reservation as declared, or take it away.
 
@@ -270,23 +221,10 @@ def reservation_ensure(name, network, declaration=None, lab=None, test=False):
         wanted = None
         if declaration is not None:
             wanted = spec.reservation_from(name, declaration, network)
-
-        if wanted is not None and not test:
-            begun = site.run.early.pop(networks.reservation_key(network, name), None)
-            if begun is not None:  # made with its network
-                return face.outcome(site, begun.plan)
-
-        def look():
-            old = site.store.reservations(network).get(name)
-            stale = lan.contradicted(site, network, name, wanted)
-            return plan_reservation(old, wanted, bool(stale))
-
-        return face.converge(
-            site, look, lambda _plan: lan.apply_reservation(site, network, name, wanted), test
-        )
+        return networks.ensure_reservation(site, network, name, wanted, test)
 
 
-def lease_list(network=None, lab=None):
+def lease_list(network: str | None = None, lab: str | None = None) -> list[dict[str, Any]]:
     """
     Return the addresses that are leased: MAC address, address, name, network, expiry.
 

@@ -2,65 +2,67 @@
 Labs of QEMU machines: the machines.
 """
 
-import re
+from __future__ import annotations
+
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 import _qemulab_access as access
-import _qemulab_apply_power as apply_power
+import _qemulab_apply_converge as converge
+import _qemulab_apply_power as powers
+import _qemulab_apply_vm as machines
 import _qemulab_disks as disks
 import _qemulab_face as face
-import _qemulab_host as host
-import _qemulab_host_own as own
-import _qemulab_host_ports as host_ports
 import _qemulab_kinds as kinds
 import _qemulab_launch as launch
 import _qemulab_look as looks
-import _qemulab_plan_vm as planner
-import _qemulab_power as powers
 import _qemulab_schema as schema
 import _qemulab_spec as spec
-import _qemulab_vm as machines
-import _qemulab_vm_held as held
-import _qemulab_vm_media as media
-from _qemulab_plan_named import naming
+import _qemulab_vm_console as console
 from _qemulab_plan_status import Status
-from _qemulab_schema import mapping_of
+from _qemulab_site import Site
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
-ROW = mapping_of(kinds.NAME, kinds.ANYTHING)
+ROW = schema.mapping_of(kinds.NAME, kinds.ANYTHING)
 """Machines of a row, each with what a call of its own is to do."""
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab=None):
+def _site(lab: str | None = None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def _press(site, name, others, plan, test):
-    # Who is pressed already has had the others of its row pressed with it.
-    if host.is_root() and not test and name not in site.run.pressed:
-        machines.press_together(site, [each for each in others or () if each != name], plan)
+def _changeable(name: str, lab: str | None) -> Site:
+    """Return the lab of a machine that is about to be changed."""
+    converge.need_root()
+    face.need_name(name, "name")
+    return _site(lab)
 
 
-def _way_off(site, name, test, look):
-    """Return the plan of a machine that may be on its way off."""
-    return site.run.pressed[name].plan if name in site.run.pressed and not test else look()
+def _started(site: Site, name: str, warnings: list[str]) -> dict[str, Any]:
+    """Return how a machine is that has just been started, and what is to be said of it."""
+    defined = powers.need_defined(site, name)
+    ssh = access.ssh_command(site, name, defined) or None
+    return {"status": Status.RUNNING.value, "ssh": ssh, **_warnings(warnings)}
 
 
-def _started(site, name, said):
-    """Return what a start says of a machine."""
-    ssh = access.ssh_command(site, name, site.store.vm(name)[0]) or None
-    warnings = {"warnings": said} if said else {}
-    return {"status": Status.RUNNING.value, "ssh": ssh, **warnings}
+def _warnings(texts: list[str]) -> dict[str, list[str]]:
+    return {"warnings": texts} if texts else {}
 
 
-def vm_list(lab=None):
+def vm_list(lab: str | None = None) -> dict[str, str]:
     """
     Return the lab's machines, each with its status.
 
@@ -80,7 +82,7 @@ def vm_list(lab=None):
         return {name: looks.look(site, name)[0].value for name in site.store.vms()}
 
 
-def vm_info(name, lab=None):
+def vm_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
     """
     Return what a machine is declared as and how it is, ``None`` where there is none.
 
@@ -135,7 +137,14 @@ def vm_info(name, lab=None):
         }
 
 
-def vm_ensure(name, declaration=None, power="present", lab=None, test=False, together=None):
+def vm_ensure(
+    name: str,
+    declaration: Mapping[str, Any] | None = None,
+    power: str = "present",
+    lab: str | None = None,
+    test: bool = False,
+    together: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """
     Make a machine as declared.
 
@@ -173,48 +182,17 @@ def vm_ensure(name, declaration=None, power="present", lab=None, test=False, tog
         face.need_name(name, "name")
         face.need(kinds.choice("present", "running"), power, "power")
         face.need(ROW, together or {}, "together")
-        ports = host_ports.ports(site)
-        declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
-        if test:
-            site.run.promised[name] = declared
-        begun, lost = ("vm", name), []
-        if together and begun not in site.run.early:
-            if not test and host.is_root():
-                known = ports._replace(stored={**ports.stored, name: declared})
-                others = spec.readable_vms(together, site.lab, site.store.all_networks(), known)
-                machines.begin_together(site, {name: declared, **others})
-            if begun not in site.run.early:
-                looks.look_at_all(site, [name, *together])
-
-        def look():
-            if begun in site.run.early and not test:
-                return site.run.early[begun].plan
-            facts = looks.facts(site, name)
-            if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
-                looks.refuse(site, name, facts.status)
-            held.need_none(name, looks.lost(site, name) if facts.lost else ())
-            plan = planner.plan_vm(facts, declared, power)
-            lost[:] = [change.path[1] for change in plan.refused]
-            if test and plan.changes and not plan.refused:
-                if power == "running":
-                    powers.check_host(site, name, declared, facts.started)
-                else:
-                    media.check(site, name, declared, facts.started)
-            return plan
-
-        def act(_plan):
-            machines.apply(site, name, declared, power)
-            site.answers.forget()
-
-        outcome = face.converge(site, look, act, test, naming(declared, declaration))
-        defined, started = site.store.vm(name)
-        if not test and not outcome["refused"] and defined not in (None, declared):
-            site.store.store_vm(name, declared, started)  # what pends comes with the next start
-        paths = [str(site.layout.disk(name, disk)) for disk in lost]
-        return {**outcome, "ssh": access.ssh_command(site, name, declared), "images": paths}
+        return machines.ensure(site, name, declaration, power, test, together)
 
 
-def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True):
+def vm_remove(
+    name: str,
+    purge: bool = False,
+    lab: str | None = None,
+    test: bool = False,
+    together: Mapping[str, Any] | None = None,
+    known: bool = True,
+) -> dict[str, Any]:
     """
     Take a machine away: stopped first; its disks stay.
 
@@ -248,27 +226,18 @@ def vm_remove(name, purge=False, lab=None, test=False, together=None, known=True
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        if known and name not in site.store.vm_directories() and not looks.runs(site, name):
-            face.defined(site, name)
-        how = []
-
-        def look(each, purge):
-            left = bool(own.machine(site.layout, each))
-            return planner.plan_vm_absent(looks.facts(site, each, strict=False), purge, left)
-
         row = face.need(ROW, together or {}, "together")
-        asked = [each for each, purged in row.items() if not purged]
-        _press(site, name, asked, lambda each: look(each, False), test)
-        outcome = face.converge(
-            site,
-            lambda: _way_off(site, name, test, lambda: look(name, purge)),
-            lambda _plan: how.append(machines.remove(site, name, purge)),
-            test,
-        )
-        return {**outcome, "how": (how or ["stopped"])[0]}
+        if known and name not in site.store.vm_directories() and not looks.runs(site, name):
+            powers.need_defined(site, name)
+        return machines.ensure_absent(site, name, purge, test, row)
 
 
-def vm_power_off(name, lab=None, test=False, together=None):
+def vm_power_off(
+    name: str,
+    lab: str | None = None,
+    test: bool = False,
+    together: list[str] | None = None,
+) -> dict[str, Any]:
     """
     Have a machine off: what the state ``vm_stopped`` does.
 
@@ -297,27 +266,10 @@ def vm_power_off(name, lab=None, test=False, together=None):
         site = _site(lab)
         face.need_name(name, "name")
         face.need_names(together or [], "together")
-        how = []
-
-        def lost(each):
-            return tuple(image.says for image in looks.lost(site, each))
-
-        def look():
-            status, _ = looks.look(site, name, fresh=True)
-            return planner.plan_vm_stopped(not status.is_off, lost(name))
-
-        def act(_plan):
-            how.append(__salt__["qemulab.vm_stop"](name, lab=site.lab)["how"])
-
-        def off(each):
-            return planner.plan_vm_stopped(True, lost(each))
-
-        _press(site, name, together, off, test)
-        outcome = face.converge(site, lambda: _way_off(site, name, test, look), act, test)
-        return {**outcome, "how": (how or ["stopped"])[0]}
+        return machines.ensure_off(site, name, test, together or [])
 
 
-def vm_start(name, lab=None):
+def vm_start(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Start a machine as it was last applied, and wait until it runs.
 
@@ -340,13 +292,11 @@ def vm_start(name, lab=None):
         salt-call qemulab.vm_start master
     """
     with face.errors():
-        face.need_root()
-        site = _site(lab)
-        face.defined(site, name)
-        return _started(site, name, apply_power.start(site, name))
+        site = _changeable(name, lab)
+        return _started(site, name, powers.start(site, name))
 
 
-def vm_stop(name, grace=None, lab=None):
+def vm_stop(name: str, grace: int | None = None, lab: str | None = None) -> dict[str, Any]:
     """
     Power a machine off: by the power button, and if that does not help, hard.
 
@@ -369,16 +319,14 @@ def vm_stop(name, grace=None, lab=None):
         salt-call qemulab.vm_stop master grace=60
     """
     with face.errors():
-        face.need_root()
-        site = _site(lab)
-        face.defined(site, name)
+        site = _changeable(name, lab)
         if grace is not None:
             face.need(kinds.integer(0, 3600, "s"), grace, "grace")
-        how, gone = apply_power.stop(site, name, grace)
-        return {"how": how, **({"warnings": gone} if gone else {})}
+        how, warnings = powers.stop(site, name, grace)
+        return {"how": how, **_warnings(warnings)}
 
 
-def vm_restart(name, lab=None, lose_data=False):
+def vm_restart(name: str, lab: str | None = None, lose_data: bool = False) -> dict[str, Any]:
     """
     Power a machine off and on, as it was last applied: what is pending takes effect.
 
@@ -401,14 +349,12 @@ def vm_restart(name, lab=None, lose_data=False):
         salt-call qemulab.vm_restart master
     """
     with face.errors():
-        face.need_root()
-        site = _site(lab)
-        face.defined(site, name)
-        how, said = apply_power.restart(site, name, lose_data)
-        return {"how": how, **_started(site, name, said)}
+        site = _changeable(name, lab)
+        how, warnings = powers.restart(site, name, lose_data)
+        return {"how": how, **_started(site, name, warnings)}
 
 
-def vm_reset(name, lab=None):
+def vm_reset(name: str, lab: str | None = None) -> bool:
     """
     Press a running machine's reset button.
 
@@ -425,14 +371,11 @@ def vm_reset(name, lab=None):
         salt-call qemulab.vm_reset master
     """
     with face.errors():
-        face.need_root()
-        site = _site(lab)
-        face.defined(site, name)
-        powers.reset(site, name)
+        powers.reset(_changeable(name, lab), name)
         return True
 
 
-def vm_argv(name, lab=None):
+def vm_argv(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Return the command line that a machine would be started with.
 
@@ -453,18 +396,11 @@ def vm_argv(name, lab=None):
     with face.errors():
         site = _site(lab)
         face.need_name(name, "name")
-        vm, _ = site.store.vm(name)
-        networks = site.store.all_networks()
-        if vm is None:
-            pillar = __pillar__.get("lab")
-            declared = spec.from_pillar(pillar, lambda _name: host_ports.ports(site)).lab
-            vm = declared.vms.get(name) or face.defined(site, name)
-            networks = {**declared.networks, **networks}
-        argv = launch.argv(site, name, vm, networks)
+        argv = machines.find_argv(site, name, __pillar__.get("lab"))
         return {"argv": argv, "command": shlex.join(argv)}
 
 
-def vm_console(name, lines=40, lab=None):
+def vm_console(name: str, lines: int = 40, lab: str | None = None) -> str:
     """
     Return the end of what a machine said on its serial console.
 
@@ -485,10 +421,7 @@ def vm_console(name, lines=40, lab=None):
     """
     with face.errors():
         site = _site(lab)
-        face.defined(site, name)
+        face.need_name(name, "name")
+        powers.need_defined(site, name)
         face.need(kinds.integer(1, 100_000), lines, "lines")
-        text = host.read(site.layout.console(name), limit=lines * 400) or ""
-        # The firmware moves the cursor and paints; a log has no screen.
-        # Where a long log was cut, there may be a hole.
-        plain = re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\r|\0", "", text)
-        return "\n".join(plain.splitlines()[-lines:])
+        return console.last_lines(site.layout.console(name), lines)

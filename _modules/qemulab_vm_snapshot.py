@@ -2,23 +2,42 @@
 Labs of QEMU machines: snapshots of the machines.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+import _qemulab_apply_converge as converge
+import _qemulab_apply_power as powers
 import _qemulab_face as face
+import _qemulab_look as looks
 import _qemulab_snapshots as snapshots
+from _qemulab_keys import Vm
+from _qemulab_site import Site
+
+__opts__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[str, Any]
+__grains__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if __grains__["kernel"] != "Linux":
         return False, "qemulab needs Linux"
     return __virtualname__
 
 
-def _site(lab=None):
+def _site(lab: str | None = None) -> Site:
     return face.site(__opts__, __pillar__, __context__, lab)
 
 
-def vm_snapshot_list(name, lab=None):
+def _defined(site: Site, name: str) -> Vm:
+    face.need_name(name, "name")
+    return powers.need_defined(site, name)
+
+
+def vm_snapshot_list(name: str, lab: str | None = None) -> dict[str, dict[str, Any]]:
     """
     Return a machine's snapshots by their tags, the oldest first.
 
@@ -40,10 +59,10 @@ def vm_snapshot_list(name, lab=None):
     """
     with face.errors():
         site = _site(lab)
-        return snapshots.summary(snapshots.survey(site, name, face.defined(site, name)))
+        return snapshots.summary(snapshots.survey(site, name, _defined(site, name)))
 
 
-def vm_snapshot_save(name, tag, lab=None):
+def vm_snapshot_save(name: str, tag: str, lab: str | None = None) -> dict[str, Any]:
     """
     Make a snapshot of a machine: disks and UEFI variables, and its memory where it runs.
 
@@ -67,12 +86,14 @@ def vm_snapshot_save(name, tag, lab=None):
         salt-call qemulab.vm_snapshot_save master installed
     """
     with face.errors():
-        face.need_root()
+        converge.need_root()
         site = _site(lab)
-        return snapshots.save(site, name, tag, face.defined(site, name))
+        return snapshots.save(site, name, tag, _defined(site, name))
 
 
-def vm_snapshot_load(name, tag, memory=True, lab=None):
+def vm_snapshot_load(
+    name: str, tag: str, memory: bool = True, lab: str | None = None
+) -> dict[str, str]:
     """
     Put a machine back to where it was when a snapshot was made; what came after it is lost.
 
@@ -101,13 +122,13 @@ def vm_snapshot_load(name, tag, memory=True, lab=None):
         salt-call qemulab.vm_snapshot_load master installed
     """
     with face.errors():
-        face.need_root()
+        converge.need_root()
         site = _site(lab)
-        snapshots.load(site, name, tag, face.defined(site, name), memory)
-        return {"status": __salt__["qemulab.vm_list"](lab=site.lab)[name]}
+        snapshots.load(site, name, tag, _defined(site, name), memory)
+        return {"status": looks.look(site, name, fresh=True)[0].value}
 
 
-def vm_snapshot_delete(name, tag, lab=None):
+def vm_snapshot_delete(name: str, tag: str, lab: str | None = None) -> bool:
     """
     Delete a snapshot of a machine; how the machine is now is not touched.
 
@@ -127,7 +148,7 @@ def vm_snapshot_delete(name, tag, lab=None):
         salt-call qemulab.vm_snapshot_delete master installed
     """
     with face.errors():
-        face.need_root()
+        converge.need_root()
         site = _site(lab)
-        snapshots.delete(site, name, tag, face.defined(site, name))
+        snapshots.delete(site, name, tag, _defined(site, name))
         return True

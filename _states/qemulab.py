@@ -2,18 +2,25 @@
 Labs of QEMU machines: the lab as a whole.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import _qemulab_state as shape
+
+__opts__: dict[str, Any]
+__salt__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if "qemulab.validate" in __salt__:
         return __virtualname__
     return False, "the execution module qemulab is not there"
 
 
-def declared(name, pillar=None, faults=None):
+def declared(name: str, pillar: Any = None, faults: list[str] | None = None) -> dict[str, Any]:
     """
     Ensure that a declaration is without fault. Nothing is ever changed.
 
@@ -35,9 +42,9 @@ def declared(name, pillar=None, faults=None):
         lab-declared:
           qemulab.declared: []
     """
-    found = {}
+    found: dict[str, Any] = {}
 
-    def act():
+    def act() -> dict[str, Any]:
         found.update(__salt__["qemulab.lab_check"](pillar))
         return {"changes": {}, "pending": {}, "refused": {}, "notes": found["warnings"]}
 
@@ -54,7 +61,9 @@ def declared(name, pillar=None, faults=None):
     return ret
 
 
-def present(name, authorized_keys=None, lab=None):
+def present(
+    name: str, authorized_keys: list[str] | None = None, lab: str | None = None
+) -> dict[str, Any]:
     """
     Ensure that a lab has what it needs before its first network: system user and SSH key.
 
@@ -85,7 +94,7 @@ def present(name, authorized_keys=None, lab=None):
     )
 
 
-def guest_present(name, lab=None):
+def guest_present(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that the built-in guest's image is built.
 
@@ -110,7 +119,7 @@ def guest_present(name, lab=None):
     )
 
 
-def guest_absent(name, lab=None):
+def guest_absent(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that the built-in guest's image is not there. A lab that boots it builds it again, for
     which it needs the packages' server.
@@ -136,7 +145,13 @@ def guest_absent(name, lab=None):
     )
 
 
-def pruned(name, vms=None, networks=None, mode="report", lab=None):
+def pruned(
+    name: str,
+    vms: list[str] | None = None,
+    networks: list[str] | None = None,
+    mode: str = "report",
+    lab: str | None = None,
+) -> dict[str, Any]:
     """
     Ensure that nothing is left of what the lab made and the pillar no longer declares.
 
@@ -173,7 +188,7 @@ def pruned(name, vms=None, networks=None, mode="report", lab=None):
     )
 
 
-def stopped(name, lab=None):
+def stopped(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that all machines of a lab are off; its networks stay, and so does every disk.
 
@@ -198,7 +213,7 @@ def stopped(name, lab=None):
     )
 
 
-def started(name, lab=None):
+def started(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that all networks and machines of a lab run as they were last applied.
 
@@ -223,7 +238,7 @@ def started(name, lab=None):
     )
 
 
-def absent(name, purge=False, lab=None):
+def absent(name: str, purge: bool = False, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that nothing of the lab itself is left, when its machines and networks are gone.
 

@@ -2,20 +2,28 @@
 Labs of QEMU machines: networks and reservations.
 """
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import _qemulab_state as shape
+
+__low__: dict[str, Any]
+__opts__: dict[str, Any]
+__salt__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if "qemulab.network_info" in __salt__:
         return __virtualname__
     return False, "the execution module qemulab is not there"
 
 
-def network_present(name, lab=None, **declaration):
+def network_present(name: str, lab: str | None = None, **declaration: Any) -> dict[str, Any]:
     """
     Ensure that a network is as declared, with its TAP, hub, DHCP and DNS server at work.
 
@@ -56,14 +64,14 @@ def network_present(name, lab=None, **declaration):
     )
 
 
-def _begun_with(network, row):
+def _begun_with(network: str, row: list[Mapping[str, Any]]) -> dict[str, Any]:
     """
     Return what of a row may be begun with a network, by kind: its own reservations, and machines
     that would not run without it.
     """
 
-    def of_another(low):
-        return low["fun"] == "reservation_present" and low.get("network", "vmlan") != network
+    def of_another(low: Mapping[str, Any]) -> bool:
+        return bool(low["fun"] == "reservation_present" and low.get("network", "vmlan") != network)
 
     mine = list(itertools.takewhile(lambda low: not of_another(low), row))
     reservations = shape.declarations(low for low in mine if low["fun"] == "reservation_present")
@@ -73,7 +81,7 @@ def _begun_with(network, row):
     return {"reservations": reservations, "vms": shape.declarations(vms)}
 
 
-def network_absent(name, lab=None):
+def network_absent(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that a network is not there.
 
@@ -100,7 +108,9 @@ def network_absent(name, lab=None):
     )
 
 
-def reservation_present(name, mac, address, network="vmlan", lab=None):
+def reservation_present(
+    name: str, mac: str, address: str, network: str = "vmlan", lab: str | None = None
+) -> dict[str, Any]:
     """
     Ensure that a MAC address always gets the same address and name.
 
@@ -140,7 +150,7 @@ def reservation_present(name, mac, address, network="vmlan", lab=None):
     )
 
 
-def reservation_absent(name, network="vmlan", lab=None):
+def reservation_absent(name: str, network: str = "vmlan", lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that nothing is reserved under a name; its lease and its name in the DNS go with it.
 

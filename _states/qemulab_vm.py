@@ -2,19 +2,28 @@
 Labs of QEMU machines: the machines.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import _qemulab_state as shape
 from salt.utils.state import gen_tag
+
+__opts__: dict[str, Any]
+__running__: dict[str, Any]
+__salt__: dict[str, Any]
+__states__: dict[str, Any]
 
 __virtualname__ = "qemulab"
 
 
-def __virtual__():
+def __virtual__() -> str | tuple[bool, str]:
     if "qemulab.vm_info" in __salt__:
         return __virtualname__
     return False, "the execution module qemulab is not there"
 
 
-def vm_present(name, lab=None, **declaration):
+def vm_present(name: str, lab: str | None = None, **declaration: Any) -> dict[str, Any]:
     """
     Ensure that a machine is defined and has its disks; it is neither started nor stopped.
 
@@ -46,7 +55,7 @@ def vm_present(name, lab=None, **declaration):
     )
 
 
-def vm_running(name, lab=None, **declaration):
+def vm_running(name: str, lab: str | None = None, **declaration: Any) -> dict[str, Any]:
     """
     Ensure that a machine is as declared and runs.
 
@@ -88,7 +97,7 @@ def vm_running(name, lab=None, **declaration):
     )
 
 
-def vm_stopped(name, lab=None):
+def vm_stopped(name: str, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that a machine is off.
 
@@ -119,7 +128,7 @@ def vm_stopped(name, lab=None):
     )
 
 
-def vm_absent(name, purge=False, lab=None):
+def vm_absent(name: str, purge: bool = False, lab: str | None = None) -> dict[str, Any]:
     """
     Ensure that a machine is not there.
 
@@ -156,7 +165,7 @@ def vm_absent(name, purge=False, lab=None):
     )
 
 
-def mod_watch(name, sfun, lab=None, **declaration):
+def mod_watch(name: str, sfun: str, lab: str | None = None, **declaration: Any) -> dict[str, Any]:
     """
     Take up that something which a state of qemulab watches has changed.
 
@@ -180,7 +189,7 @@ def mod_watch(name, sfun, lab=None, **declaration):
               - file: /srv/iso/installer.iso
     """
     watched = declaration.pop("__reqs__", {}).get("watch", ())
-    ret = __states__[f"qemulab.{sfun}"](name, lab=lab, **declaration)
+    ret: dict[str, Any] = __states__[f"qemulab.{sfun}"](name, lab=lab, **declaration)
     foreign = [low for low in watched if low["state"] != "qemulab"]
     changed = [low for low in foreign if __running__.get(gen_tag(low), {}).get("changes")]
     if sfun != "vm_running" or not changed or ret["result"] is not True:
@@ -191,7 +200,7 @@ def mod_watch(name, sfun, lab=None, **declaration):
         shape.warn(ret, [f"{what} changed: {name} waits for a restart ({how})"])
         return ret
 
-    def act():
+    def act() -> dict[str, Any]:
         if not __opts__["test"]:
             __salt__["qemulab.vm_restart"](name, lab=lab)
         changes = {"watch": {"old": None, "new": what, "effect": "restart"}}

@@ -6,10 +6,11 @@ import dataclasses
 import getpass
 from pathlib import Path
 
+import _qemulab_apply_vm as machines
 import _qemulab_host as host
 import _qemulab_launch as launch
+import _qemulab_schema as schema
 import _qemulab_spec as spec
-import _qemulab_vm as machines
 import pytest
 from _qemulab_keys import Vm
 from _qemulab_site import Site
@@ -68,6 +69,7 @@ def test_a_start_with_the_host_is_told_of_a_machine_that_is_off(
     supervisor = Supervisor(has)
     monkeypatch.setattr(site, "supervisor", supervisor)
     site.store.store_vm("a", before, None)
-    machines.apply(site, "a", declared, "present")
+    monkeypatch.setattr(host, "is_root", lambda: True)
+    machines.ensure(site, "a", schema.compact(declared))
     assert supervisor.told == told and scripts == [declared] * written
     assert site.store.vm("a") == (declared, None)

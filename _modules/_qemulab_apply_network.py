@@ -1,0 +1,325 @@
+"""
+Networks: how each is made as declared, and taken away; and the reservations on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import _qemulab_apply_power as power
+import _qemulab_apply_together as together
+import _qemulab_disks as disks
+import _qemulab_host as host
+import _qemulab_host_own as own
+import _qemulab_host_ports as host_ports
+import _qemulab_hub as hub
+import _qemulab_lan_dhcp as lan
+import _qemulab_lan_link as link
+import _qemulab_lan_way as way
+import _qemulab_look as looks
+import _qemulab_network as networks
+import _qemulab_probe as probe
+import _qemulab_run_left as left
+import _qemulab_spec as spec
+import _qemulab_vm_held as held
+from _qemulab_apply_converge import Outcome
+from _qemulab_apply_converge import converge
+from _qemulab_apply_converge import outcome
+from _qemulab_apply_together import Row
+from _qemulab_dnsmasq import Files
+from _qemulab_host import HostError
+from _qemulab_keys import LINK
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_kinds import SpecError
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_named import naming
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import plan_network
+from _qemulab_plan_network import plan_network_absent
+from _qemulab_plan_network import plan_reservation
+from _qemulab_run_underway import Early
+from _qemulab_site import Site
+
+LINK_TIMEOUT = 1.0
+"""Seconds within which a link that its hub makes at this moment is ours."""
+
+
+def find_facts(site: Site, name: str, declared: Network | None = None) -> NetworkFacts:
+    """
+    Return what is of a network.
+
+    declared
+        What it is compared with where nothing was applied yet. Default: what runs of it.
+    """
+    defined = site.store.network(name)
+    network = defined or declared or left.network(site, name)
+    if network is None:
+        return NetworkFacts()
+    alive = {kind: site.status(kind, name).alive for kind in networks.PROCESSES}
+    # Looked for through all processes of the host, so only where it is needed.
+    some_dead = defined and not all(alive.values())
+    return NetworkFacts(
+        defined=defined,
+        link=link.state(site, name, network),
+        route=hub.has_group_route(network, site.routes()),
+        hub=alive["hub"],
+        dnsmasq=alive["dnsmasq"],
+        machines=machines_on(site, name),
+        reservations=dict(defined.reservations) if defined else {},
+        orphans=tuple(networks.orphans(site, name, network)) if some_dead else (),
+        units=all(site.supervisor.has(kind, name) for kind in networks.PROCESSES),
+    )
+
+
+def machines_on(site: Site, name: str) -> tuple[str, ...]:
+    """Return the running machines that sit on a network."""
+    found = []
+    for vm in site.store.vms():
+        _, started = site.store.vm(vm)
+        if started is None or all(nic.network != name for nic in started.nics):
+            continue
+        if looks.runs(site, vm):
+            found.append(vm)
+    return tuple(found)
+
+
+# As declared
+
+
+def ensure(
+    site: Site,
+    name: str,
+    declaration: Any,
+    test: bool = False,
+    reservations: Mapping[str, Any] | None = None,
+    vms: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """
+    Make a network as declared, and restart the machines on it where its change needs that.
+
+    declaration
+        Its keys, as in the pillar, but ``reservations``.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    reservations, vms
+        What may be begun with it where it does not run, as name and declaration. Default: nothing.
+
+    Returns what ``outcome`` does. Raises HostError where the host refuses.
+    """
+    declared = spec.network_from(name, declaration, site.lab)
+
+    behind: list[str] = []
+
+    def look() -> tuple[Plan, NetworkFacts]:
+        facts = find_facts(site, name, declared)
+        if facts.link == "other" and not test:
+            facts = wait_for_link(site, name, declared)
+        plan = plan_network(facts, declared)
+        # Before anything is changed, or those behind it would be left on the old network.
+        for machine in plan.machines if plan.has(RESTART) else ():
+            held.need_none(machine, looks.lost(site, machine))
+        if test and plan.changes:
+            networks.check_start(site, name, declared, facts)
+        return plan, facts
+
+    def act(plan: Plan, facts: NetworkFacts) -> None:
+        row = read_row(site, name, declared, reservations or {}, vms or {})
+        behind.extend(plan.machines if plan.has(RESTART) else ())
+        with ThreadPoolExecutor(1) as aside:
+            # While the network's files are written; one that fails is told where it is needed.
+            aside.submit(disks.make_templates, site, row.vms)
+            carry_out(site, name, declared, plan, facts, row)
+
+    site.run.early.clear()
+    try:
+        shown = naming(declared, declaration)
+        found = converge(site, lambda: site.lock("network", name), look, act, test, shown)
+        # When the network's lock is free: a machine's start tells the network's server of it.
+        for machine in behind:
+            power.restart(site, machine)
+    except Exception:
+        together.abandon(site)
+        raise
+    if found["changes"] and not test:
+        found["notes"] += says_around(site, name, declared)
+    return found
+
+
+def wait_for_link(site: Site, name: str, declared: Network) -> NetworkFacts:
+    """
+    Return what is of a network whose link is not ours, when it is or has had the time to be.
+
+    A hub that its supervisor starts at this moment may be making it: a link is there for some
+    milliseconds before it has its owner and our MAC address.
+    """
+    found = NetworkFacts()
+
+    def ours() -> bool:
+        nonlocal found
+        site.answers.forget()
+        found = find_facts(site, name, declared)
+        return found.link != "other"
+
+    host.wait_for(ours, LINK_TIMEOUT)
+    return found
+
+
+def read_row(
+    site: Site,
+    name: str,
+    network: Network,
+    reservations: Mapping[str, Any],
+    vms: Mapping[str, Any],
+) -> Row:
+    """Return what may be begun with a network; nothing where a declaration of it is faulty."""
+    try:
+        items = {
+            host_name: spec.reservation_from(host_name, item, name)
+            for host_name, item in reservations.items()
+        }
+    except SpecError:
+        return together.ALONE
+    others = {**site.store.all_networks(), name: network}
+    return Row(items, spec.readable_vms(vms, site.lab, others, host_ports.ports(site)))
+
+
+def says_around(site: Site, name: str, network: Network) -> list[str]:
+    """Return in words what of the host is in the way of a network that was just changed."""
+    found = [
+        f"the host's firewall drops {each.what} on {network.interface}: {each.rule}; "
+        f"to open it: {each.command}"
+        for each in probe.blocked(network)
+    ]
+    shadowed = way.shadowed(site.store.network(name) or network, is_up=True)
+    return found + ["; ".join(shadowed)] if shadowed else found
+
+
+def carry_out(
+    site: Site, name: str, declared: Network, plan: Plan, facts: NetworkFacts, row: Row
+) -> None:
+    """
+    Carry the plan of a network out; whoever calls this holds its lock.
+
+    facts
+        What the plan was made from.
+
+    row
+        What is begun with it where none of its processes runs.
+
+    Raises HostError where the host refuses.
+    """
+    networks.check_start(site, name, declared, facts)
+    for program in ("socat", "dnsmasq"):
+        probe.binary(program)
+    network = networks.effective(facts.defined, declared, plan)
+    row = together.beginnable(site, name, facts, network, row)
+    for host_name, item in row.reservations.items():
+        network = lan.with_reservation(network, host_name, item)
+    if facts.defined is not None and facts.orphans:
+        networks.end_orphans(site, name, facts.defined)
+    if facts.defined is not None and plan.takes(LINK):
+        networks.take_down(site, name, facts.defined)
+    vms = {**row.vms, **lan.machines(site), **row.vms}
+    written = networks.write_files(site, name, network, vms)
+    files = Files(site.layout.network(name))
+    moved = facts.defined is not None and plan.touches("address")
+    anew = files.configuration in written or not facts.dnsmasq
+    with ThreadPoolExecutor(1) as aside:
+        started = aside.submit(networks.start, site, name, network, moved, anew)
+        together.begin_together(site, row.vms, told=(name,))
+    started.result()
+    networks.wait_until_ready(site, name, network)
+    link.hold(site, name, network)
+    for host_name, item in row.reservations.items():
+        made = plan_reservation(facts.reservations.get(host_name), item)
+        site.run.early[together.reservation_key(name, host_name)] = Early(made)
+    if not anew and written & {files.reservations, files.hosts}:
+        lan.reread_names(site, name)
+
+
+# Away
+
+
+def ensure_absent(site: Site, name: str, test: bool = False) -> Outcome:
+    """
+    Take a network away with all its files.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does. Raises HostError where machines still run on it: they would lose
+    their network.
+    """
+
+    def look() -> tuple[Plan, NetworkFacts]:
+        facts = find_facts(site, name)
+        return plan_network_absent(facts), facts
+
+    return converge(
+        site,
+        lambda: site.lock("network", name),
+        look,
+        lambda _plan, facts: remove(site, name, facts),
+        test,
+    )
+
+
+def remove(site: Site, name: str, facts: NetworkFacts) -> None:
+    """Remove what is of a network; whoever calls this holds its lock."""
+    if facts.machines:
+        problem = f"machines still run on network {name}: {', '.join(facts.machines)}"
+        raise HostError(problem, hint="stop them first")
+    network = facts.defined or left.network(site, name)
+    if network is None:
+        return
+    networks.take_down(site, name, network)
+    for kind in networks.PROCESSES:
+        site.supervisor.forget(kind, name)
+    device = networks.tun_device(site.lab, name)
+    if device != "/dev/net/tun":
+        host.remove(device)
+    own.remove_network(site.layout, name)
+
+
+# Reservations
+
+
+def ensure_reservation(
+    site: Site, network: str, name: str, wanted: Reservation | None, test: bool = False
+) -> Outcome:
+    """
+    Make a reservation as declared, or take it away.
+
+    wanted
+        ``None`` to have none of that name.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what ``outcome`` does. Raises HostError where the network is not there or the host
+    refuses.
+    """
+    if wanted is not None and not test:
+        begun = site.run.early.pop(together.reservation_key(network, name), None)
+        if begun is not None:  # made with its network
+            return outcome(site, begun.plan)
+
+    def look() -> tuple[Plan, Network | None]:
+        stale = lan.contradicted(site, network, name, wanted)
+        old = site.store.reservations(network).get(name)
+        return plan_reservation(old, wanted, bool(stale)), site.store.network(network)
+
+    def act(_plan: Plan, facts: Network | None) -> None:
+        if facts is None:
+            problem = f"there is no network {network} in the lab {site.lab}"
+            raise HostError(problem, hint="qemulab.network_present makes it")
+        changed = lan.with_reservation(facts, name, wanted)
+        lan.tell(site, network, changed, [site.store.network_as_file(network, changed)])
+
+    return converge(site, lambda: site.lock("network", network), look, act, test)

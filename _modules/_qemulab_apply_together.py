@@ -1,0 +1,151 @@
+"""
+Starting and stopping together: what is done for a whole row of states by its first one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import _qemulab_host as host
+import _qemulab_lan_dhcp as lan
+import _qemulab_lan_hosts as lan_hosts
+import _qemulab_power as power
+from _qemulab_host import HostError
+from _qemulab_keys import Network
+from _qemulab_keys import Reservation
+from _qemulab_keys import Vm
+from _qemulab_look import facts
+from _qemulab_look import look
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_status import Status
+from _qemulab_plan_vm import plan_vm
+from _qemulab_qmp import QmpError
+from _qemulab_run_underway import Early
+from _qemulab_site import Site
+
+
+class Row(NamedTuple):
+    """
+    What may be begun together with a network that comes up: reservations and machines, by name.
+
+    Each has a state of its own, which reports it.
+    """
+
+    reservations: Mapping[str, Reservation] = {}
+    vms: Mapping[str, Vm] = {}
+
+
+ALONE = Row()
+
+
+def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] = ()) -> None:
+    """
+    Begin those of some machines that are off, and keep each one's plan for its own state.
+
+    wanted
+        What is declared of each, by name.
+
+    told
+        Networks that know of them already. Default: none.
+
+    One that cannot be begun is left to its own state, which then tells why.
+    """
+    off = {
+        name: vm
+        for name, vm in wanted.items()
+        if ("vm", name) not in site.run.early and not site.status("vm", name).alive
+    }
+    if not off:
+        return
+    with contextlib.ExitStack() as locks:
+        locked = []
+        for name in sorted(off):
+            with contextlib.suppress(HostError):
+                # Another apply has its lock: its own state waits for that, not this one.
+                locks.enter_context(site.lock("vm", name, timeout=0))
+                locked.append(name)
+        site.answers.forget()
+        plans = {}
+        for name in locked:
+            with contextlib.suppress(HostError):
+                plan = plan_vm(facts(site, name), off[name], "running")
+                if plan.touches("running") and not plan.refused:
+                    plans[name] = plan
+        if plans:
+            with contextlib.suppress(HostError):
+                said = power.begin(site, {name: off[name] for name in plans}, told)
+                site.run.early.update(
+                    {("vm", name): Early(plan, said) for name, plan in plans.items()}
+                )
+
+
+def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]) -> None:
+    """
+    Press the power buttons of machines that are to be stopped one after another: their guests go
+    down at the same time, and those that ignore it are waited for together.
+
+    names, plan
+        Which, and what returns the plan that each one's own state is to report.
+
+    One that does not run, that is not defined or that another apply is at, is left to its own
+    state.
+    """
+    for name in names:
+        if name in site.run.pressed or not site.status("vm", name).alive:
+            continue
+        with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
+            if site.store.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
+                power.press(site, name, plan(name))
+
+
+def press_row(site: Site, name: str, row: Iterable[str], plan: Callable[[str], Plan]) -> None:
+    """
+    Press the power buttons of a row with that of the machine whose state comes first.
+
+    Who is pressed already has had the others of its row pressed with it.
+    """
+    if host.is_root() and name not in site.run.pressed:
+        press_together(site, [each for each in row if each != name], plan)
+
+
+def abandon(site: Site) -> None:
+    """
+    Stop the machines that were begun with a network that has failed: their states will not run.
+
+    One that cannot be stopped is left as it is; that the network has failed is what is to be told.
+    """
+    names = [name for kind, name in site.run.early if kind == "vm"]
+    site.run.early.clear()
+    for name in names:
+        with contextlib.suppress(HostError), site.lock("vm", name, timeout=0):
+            power.stop(site, name, 0)
+
+
+# With a network
+
+
+def reservation_key(network: str, name: str) -> tuple[str, str]:
+    """Return what a reservation that was made with its network is kept by: kind and name."""
+    return f"reservation {network}", name
+
+
+def beginnable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:
+    """
+    Return what of a row is begun with a network: all of it, or nothing.
+
+    Nothing where one of its processes runs already. Nor where addresses are leased and reservations
+    change: a lease may then have to be released, before a machine asks for its address.
+    """
+    reserved = lan_hosts.reserved(name, row.vms)
+    there = lan_hosts.reserved(name, lan.machines(site))
+    new = any(network.reservations.get(each) != item for each, item in row.reservations.items())
+    new = new or any(there.get(each) != item for each, item in reserved.items())
+    if before.hub or before.dnsmasq or (new and lan.leases(site, name)):
+        return ALONE
+    return row

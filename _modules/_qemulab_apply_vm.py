@@ -1,0 +1,306 @@
+"""
+Machines: how each is made as declared, started, stopped and taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
+
+import _qemulab_access as access
+import _qemulab_apply_together as together
+import _qemulab_disks as disks
+import _qemulab_host as host
+import _qemulab_host_own as own
+import _qemulab_host_ports as host_ports
+import _qemulab_lan_dhcp as lan
+import _qemulab_launch as launch
+import _qemulab_live as live
+import _qemulab_look as looks
+import _qemulab_power as power
+import _qemulab_spec as spec
+import _qemulab_vm_held as held
+import _qemulab_vm_media as media
+from _qemulab_apply_converge import Outcome
+from _qemulab_apply_converge import converge
+from _qemulab_apply_power import need_defined
+from _qemulab_keys import Vm
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import merged
+from _qemulab_plan_named import naming
+from _qemulab_plan_status import Status
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import plan_vm
+from _qemulab_plan_vm import plan_vm_absent
+from _qemulab_plan_vm import plan_vm_stopped
+from _qemulab_site import Site
+
+
+def find_argv(site: Site, name: str, pillar: Any) -> list[str]:
+    """
+    Return the command line that a machine would be started with.
+
+    pillar
+        What stands under ``lab`` in the pillar: a machine that is not applied yet is read from it.
+    """
+    vm, _ = site.store.vm(name)
+    networks = site.store.all_networks()
+    if vm is None:
+        declared = spec.from_pillar(pillar, lambda _name: host_ports.ports(site)).lab
+        vm = declared.vms.get(name) or need_defined(site, name)
+        networks = {**declared.networks, **networks}
+    return launch.argv(site, name, vm, networks)
+
+
+# As declared
+
+
+def ensure(
+    site: Site,
+    name: str,
+    declaration: Any,
+    wanted: str = "present",
+    test: bool = False,
+    row: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """
+    Make a machine as declared.
+
+    declaration
+        Its keys, as in the pillar.
+
+    wanted
+        ``present`` (default): left off or on as it is; ``running``.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    row
+        Other machines that may be started as well, as name and declaration. Default: none.
+
+    Returns what ``outcome`` does; ``ssh``, the command that logs in; and ``images``, the files of
+    disks that a refused change would cost. Raises HostError where the host refuses.
+    """
+    ports = host_ports.ports(site)
+    declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
+    if test:
+        site.run.promised[name] = declared
+    if row and ("vm", name) not in site.run.early:
+        if not test and host.is_root():
+            known = ports._replace(stored={**ports.stored, name: declared})
+            others = spec.readable_vms(row, site.lab, site.store.all_networks(), known)
+            together.begin_together(site, {name: declared, **others})
+        if ("vm", name) not in site.run.early:
+            looks.look_at_all(site, [name, *row])
+
+    at_stake: list[str] = []
+
+    def look() -> tuple[Plan, VmFacts | None]:
+        begun = site.run.early.get(("vm", name))
+        if begun is not None and not test:
+            return begun.plan, None  # what it was made from is no more
+        facts = find_facts(site, name)
+        plan = plan_vm(facts, declared, wanted)
+        at_stake[:] = [change.path[1] for change in plan.refused]
+        if test and plan.changes and not plan.refused:
+            if wanted == "running":
+                power.check_host(site, name, declared, facts.started)
+            else:
+                media.check(site, name, declared, facts.started)
+        return plan, facts
+
+    def act(plan: Plan, facts: VmFacts | None) -> None:
+        if facts is None:
+            power.finish(site, name, declared, site.run.early.pop(("vm", name)).said)
+        else:
+            carry_out(site, name, declared, plan, facts)
+
+    shown = naming(declared, declaration)
+    found = converge(site, lambda: site.lock("vm", name), look, act, test, shown)
+    if not test and not found["refused"]:
+        store_pending(site, name, declared)
+    paths = [str(site.layout.disk(name, disk)) for disk in at_stake]
+    return {**found, "ssh": access.ssh_command(site, name, declared), "images": paths}
+
+
+def find_facts(site: Site, name: str) -> VmFacts:
+    """Return what is of a machine. Raises HostError where it cannot be dealt with as it is."""
+    facts = looks.facts(site, name)
+    if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
+        looks.refuse(site, name, facts.status)
+    held.need_none(name, looks.lost(site, name) if facts.lost else ())
+    return facts
+
+
+def carry_out(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -> None:
+    """
+    Carry the plan of a machine out; whoever calls this holds its lock.
+
+    facts
+        What the plan was made from.
+
+    Raises HostError where the host refuses.
+    """
+    if facts.started is not None and plan.has(RESTART):
+        power.stop(site, name, 0 if facts.status.is_dead else declared.stop_grace)
+        power.start(site, name, declared)
+    elif facts.started is not None:
+        change_running(site, name, declared, plan, facts)
+        if plan.touches("running"):
+            power.resume(site, name, facts.status)
+    elif plan.touches("running"):
+        power.start(site, name, declared)
+    else:
+        change_stopped(site, name, declared, plan.touches("autostart"))
+
+
+def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -> None:
+    """Do on a running machine what can be done on one; the rest waits for its next start."""
+    assert facts.started is not None
+    now = merged(facts.started, declared, plan.waiting())
+    lan.check_addresses(site, name, now)
+    live.change_live(site, name, facts.started, now, facts)
+    host.write_all(launch.scripts(site, name, now))
+    site.supervisor.update(launch.unit(site, name, now))
+    lan.refresh(site)
+    # Last: as long as it is not stored without a doubt, all this is done again.
+    site.store.store_vm(name, declared, now)
+
+
+def change_stopped(site: Site, name: str, declared: Vm, boot: bool) -> None:
+    """
+    Make a machine that is off, and stays off, as declared.
+
+    boot
+        Whether it has been one that starts with the host, or not, and is now the other.
+    """
+    media.check(site, name, declared)
+    lan.check_addresses(site, name, declared)
+    disks.make_images(site, {name: declared})
+    # One that has never run has no unit yet: its first start makes it.
+    if (declared.autostart or boot) and site.supervisor.has("vm", name):
+        if declared.autostart:
+            host.write_all(launch.scripts(site, name, declared))
+        site.supervisor.update(launch.unit(site, name, declared))
+    # Last: what is stored is not done again.
+    site.store.store_vm(name, declared, None)
+    lan.refresh(site)
+
+
+def store_pending(site: Site, name: str, declared: Vm) -> None:
+    """Keep what is declared of a machine although some of it waits: its next start brings it."""
+    defined, _ = site.store.vm(name)
+    if defined in (None, declared):
+        return
+    with site.lock("vm", name):
+        defined, started = site.store.vm(name)
+        if defined is not None:
+            site.store.store_vm(name, declared, started)
+
+
+# Off, and away
+
+
+def ensure_off(site: Site, name: str, test: bool = False, row: Collection[str] = ()) -> Outcome:
+    """
+    Have a machine off.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    row
+        Machines that are about to be stopped as well: their power buttons are pressed at once.
+        Default: none.
+
+    Returns what ``outcome`` does, and ``how`` in ``power.stop``'s words.
+    """
+    how = "stopped"
+
+    def plan(each: str, runs: bool = True) -> Plan:
+        return plan_vm_stopped(runs, tuple(says_lost(site, each)))
+
+    def look() -> tuple[Plan, None]:
+        if name in site.run.pressed and not test:
+            return site.run.pressed[name].plan, None
+        status, _ = looks.look(site, name, fresh=True)
+        return plan(name, not status.is_off), None
+
+    def act(_plan: Plan, _seen: None) -> None:
+        nonlocal how
+        how = power.stop(site, name, need_defined(site, name).stop_grace)
+
+    if not test:
+        together.press_row(site, name, row, plan)
+    found = converge(site, lambda: site.lock("vm", name), look, act, test)
+    return {**found, "how": how}
+
+
+def ensure_absent(
+    site: Site, name: str, purge: bool, test: bool = False, row: Mapping[str, bool] | None = None
+) -> Outcome:
+    """
+    Have a machine away: stopped first; its disks, variables and console log go only where purged.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    row
+        Machines that are about to be taken away as well, each with its ``purge``: the power buttons
+        of those that keep their disks are pressed at once. Default: none.
+
+    Returns what ``ensure_off`` does.
+    """
+    how = "stopped"
+
+    def plan(each: str, purge: bool = False) -> Plan:
+        left = bool(own.machine(site.layout, each))
+        return plan_vm_absent(looks.facts(site, each, strict=False), purge, left)
+
+    def look() -> tuple[Plan, None]:
+        if name in site.run.pressed and not test:
+            return site.run.pressed[name].plan, None
+        return plan(name, purge), None
+
+    def act(_plan: Plan, _seen: None) -> None:
+        nonlocal how
+        how = remove(site, name, purge)
+
+    if not test:
+        asked = [each for each, purged in (row or {}).items() if not purged]
+        together.press_row(site, name, asked, plan)
+    found = converge(site, lambda: site.lock("vm", name), look, act, test)
+    return {**found, "how": how}
+
+
+def remove(site: Site, name: str, purge: bool) -> str:
+    """
+    Stop a machine and remove its files; whoever calls this holds its lock.
+
+    Returns how it was stopped, in ``power.stop``'s words.
+    """
+    layout = site.layout
+    defined, _ = site.store.vm(name)
+    # Where its disks go as well, nothing is lost by not asking its guest.
+    grace = None if purge else defined.stop_grace if defined else 0
+    how = power.stop(site, name, grace)
+    site.supervisor.forget("vm", name)
+    site.answers.forget()
+    if purge:
+        own.remove_machine(layout, name)
+        host.remove(layout.console(name))
+        access.write_known_hosts(site)
+    else:
+        for path in (layout.vm_file(name), layout.launch(name)):
+            host.remove(path)
+        for script_name in ("prepare", "powerdown"):
+            host.remove(layout.vm(name) / script_name)
+        host.remove_empty(layout.vm(name))
+    lan.refresh(site, leaving=True)
+    return "stopped" if purge else how  # how a purge did it is nobody's concern
+
+
+def says_lost(site: Site, name: str) -> list[str]:
+    """Return in words which images a machine alone still holds, since their files are gone."""
+    return [image.says for image in looks.lost(site, name)]
