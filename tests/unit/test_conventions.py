@@ -7,6 +7,7 @@ Each test collects every breach there is and reports them together.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,3 +180,10 @@ def test_functions_have_a_docstring(repo: Path) -> None:
         if not ast.get_docstring(node)
     ]
     assert not faults
+
+
+def test_nothing_decides_by_the_words_of_a_path(repo: Path) -> None:
+    """``disks:hda:size`` is for people; what has to know where a value stands asks its path."""
+    taken_apart = re.compile(r"\.key(\.|\[| ==| in )")
+    files = sources(repo, "_modules/*.py", "_states/*.py")
+    assert not [path.name for path in files if taken_apart.search(path.read_text("utf-8"))]
