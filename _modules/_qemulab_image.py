@@ -7,6 +7,7 @@ the seam alone.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
 import re

@@ -23,7 +23,8 @@ def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
     Hold an exclusive lock for the length of a ``with`` block.
 
     path
-        The lock's file; it stays behind, empty.
+        The lock's file; it stays behind, empty, unless the holder removes it with all that lies
+        beside it.
 
     timeout
         Seconds to wait for another holder. Default ``TIMEOUT``.
@@ -31,19 +32,21 @@ def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
     Raises HostError, with the holder's PID, where the lock is not to be had in time. The
     descriptor closes on exec: a child never keeps the lock for its own life.
     """
-    host.make_directory(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as err:
-        raise HostError(f"{path}: {err.strerror}") from err
+    descriptor = _open(path)
     try:
 
         def taken() -> bool:
+            nonlocal descriptor
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            return True
+            if _is_there(path, descriptor):
+                return True
+            # The last holder has removed it: what was waited for is nobody's lock any more.
+            os.close(descriptor)
+            descriptor = _open(path)
+            return False
 
         if not host.wait_for(taken, timeout):
             problem = f"{path} is held by {holder(descriptor)} for over {timeout:g} s"
@@ -51,6 +54,23 @@ def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open a lock's file, made where it is missing."""
+    host.make_directory(path.parent)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as err:
+        raise HostError(f"{path}: {err.strerror}") from err
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def holder(descriptor: int) -> str:

@@ -82,3 +82,13 @@ def test_an_error_lets_the_lock_go(tmp_path: Path) -> None:
         raise KeyError
     with lock.hold(tmp_path / "lock", timeout=0):
         pass
+
+
+def test_a_lock_that_its_holder_has_removed_is_nobodys(tmp_path: Path) -> None:
+    """It lay with what it guards; who waited for it takes the one that is there now."""
+    path = tmp_path / "image/.lock"
+    script = 'exec 9>"$0"; flock 9; echo; sleep 0.2; rm -r "${0%/*}"; sleep 0.2'
+    path.parent.mkdir()
+    with running(["sh", "-c", script, str(path)]), lock.hold(path, timeout=5):
+        with open(path, "rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
