@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import _qemulab_host as host
+import _qemulab_host_once as once
 import _qemulab_probe as probe
 import _qemulab_vm_qcow2 as qcow2
 from _qemulab_host import HostError
@@ -27,8 +26,6 @@ from _qemulab_kinds import size_text
 from _qemulab_layout import Layout
 from _qemulab_site import Site
 
-UNFINISHED = ".new"
-"""How the name of an image ends that has not its own yet."""
 AT_ONCE = 16
 """Images that are made at once, at the most."""
 
@@ -82,41 +79,16 @@ def is_a_machines(layout: Layout, path: str) -> bool:
     return real.match(f"{os.path.realpath(layout.state)}/*/vms/*/disks/*")
 
 
-def publish(temporary: Path, path: Path) -> None:
-    """Give a finished image its name; one that has appeared meanwhile is never replaced."""
-    try:
-        os.chmod(temporary, 0o600)
-        os.chown(temporary, *host.user_ids(host.USER))
-        host.sync_file(temporary)
-        os.link(temporary, path)
-    except FileExistsError as err:
-        raise HostError(f"{path} has just been made by somebody else") from err
-    except OSError as err:
-        raise HostError(f"{path} could not be made: {err.strerror}") from err
-    host.sync_directory(path.parent)
-
-
-def copy(source: Path, path: Path) -> None:
-    """Make an image as a copy of a template, under a temporary name, then give it its own."""
-    with unfinished(path) as temporary:
-        try:
-            with open(source, "rb") as old, open(temporary, "xb") as new:
-                shutil.copyfileobj(old, new)
-        except OSError as err:
-            raise HostError(f"{path} could not be made: {err.strerror}") from err
-        publish(temporary, path)
-
-
 def make_disk(site: Site, path: Path, disk: Disk) -> None:
     """Make a disk's image: empty, or over a backing image."""
     if not disk.backing:
-        copy(blank(site, disk).path, path)
+        once.copy(blank(site, disk).path, path)
         return
-    with unfinished(path) as temporary:
+    with once.unfinished(path) as temporary:
         # The format is given, not probed: whoever wrote the image could otherwise choose it.
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk.backing]
         qemu_img([*command, str(temporary), disk.size])
-        publish(temporary, path)
+        once.publish(temporary, path)
 
 
 class Template(NamedTuple):
@@ -183,7 +155,7 @@ def make_templates(site: Site, vms: Mapping[str, Vm]) -> None:
         host.make_directory(site.layout.templates)
         # Others may want the same ones, and have made them when the lock is free.
         with site.lock("lab", "templates"):
-            remove_unfinished(site.layout.templates)
+            once.remove_unfinished(site.layout.templates)
             with ThreadPoolExecutor(len(wanted)) as pool:
                 list(pool.map(make_template, wanted.values()))
 
@@ -192,35 +164,16 @@ def make_template(template: Template) -> None:
     """Make a template where it is missing: under a temporary name, then given its own."""
     if template.path.exists():
         return
-    with unfinished(template.path) as temporary:
+    with once.unfinished(template.path) as temporary:
         size = [template.size] if template.size else []
         qemu_img([*template.command, str(temporary), *size])
-        host.sync_file(temporary)
-        os.rename(temporary, template.path)
+        once.rename(temporary, template.path)
 
 
 def qemu_img(command: list[str]) -> None:
     """Run ``qemu-img``; raises HostError where it fails or is missing."""
     probe.binary(command[0])
     host.run(command)
-
-
-@contextlib.contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """Give a name beside an image's own to make it under; nothing of it is left in the end."""
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        host.remove(temporary)
-        yield temporary
-    finally:
-        host.remove(temporary)
-
-
-def remove_unfinished(directory: Path) -> None:
-    """Remove what an apply that was killed has left; the lock of who makes images there is held."""
-    for file in host.list_directory(directory, hidden=True):
-        if file.startswith(".") and file.endswith(UNFINISHED):
-            host.remove(directory / file)
 
 
 def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
@@ -234,12 +187,12 @@ def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
     work: list[Callable[[], None]] = []
     for name, vm in vms.items():
         host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
-        remove_unfinished(site.layout.disks(name))
+        once.remove_unfinished(site.layout.disks(name))
         for disk in vm.disks:
             work.append(partial(make_or_grow, site, site.layout.disk(name, disk.name), disk))
         own = site.layout.uefi_variables(name)
         if vm.firmware == "uefi" and image_size(own) is None:
-            work.append(partial(copy, variables(site, vm.machine).path, own))
+            work.append(partial(once.copy, variables(site, vm.machine).path, own))
     if work:
         with ThreadPoolExecutor(min(len(work), AT_ONCE)) as pool:
             list(pool.map(lambda each: each(), work))

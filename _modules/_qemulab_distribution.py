@@ -212,18 +212,6 @@ def family(os_release: str) -> str:
     )
 
 
-def packages(os_release: str) -> dict[str, str]:
-    """
-    Return a distribution's package for each purpose.
-
-    os_release
-        The text of ``/etc/os-release``.
-
-    Raises ValueError as ``family`` does.
-    """
-    return {purpose: each.name for purpose, each in TABLE[family(os_release)].items()}
-
-
 def package_of(binary: str, family: str) -> str:
     """
     Return the package that brings a program (or ``firmware``) in a family.

@@ -18,14 +18,12 @@ from _qemulab_guest_modules import WANTED_MODULES
 FORMAT = "2"
 """How the parts are put together: to be changed with the builder."""
 
-FW_CFG_KEYS = "opt/qemulab/authorized_keys"
-"""Name of QEMU's ``-fw_cfg`` item with the public keys that may log in as root."""
-
-FW_CFG_HOST_KEY = "opt/qemulab/ssh_host_ed25519_key"
-"""Name of the optional ``-fw_cfg`` item with the private key by which the machine is known."""
-
-FW_CFG_HOSTNAME = "opt/qemulab/hostname"
-"""Name of the optional ``-fw_cfg`` item with the host name until DHCP gives one."""
+HANDED = "opt/qemulab"
+"""
+Where the guest looks for QEMU's ``-fw_cfg`` items: ``authorized_keys`` (public keys that may log in
+as root); ``ssh_host_ed25519_key`` (the private key by which it is known) and ``hostname`` (until
+DHCP gives one), which may be missing.
+"""
 
 REQUIRED_APPLETS = (
     "awk",

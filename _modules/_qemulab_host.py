@@ -1,5 +1,5 @@
 """
-The seam: the only file that runs commands and writes files.
+The seam: the only file that runs commands, and that writes files, but for its other parts.
 
 Everything above asks this file; tests of everything above replace it or run it in a namespace of
 their own. Nothing here knows what a machine or a network is.

@@ -12,9 +12,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 class Fault(NamedTuple):

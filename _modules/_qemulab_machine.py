@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from typing import NamedTuple
 
+from _qemulab_guest import HANDED
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Disk
 from _qemulab_keys import Forward
@@ -111,7 +112,7 @@ def identity(name: str, around: Surroundings) -> list[str]:
         "-mon", "chardev=watch,mode=control",
         "-chardev", f"{serial},logfile={comma(str(around.console_log))},logappend=on",
         "-serial", "chardev:serial0",
-        "-fw_cfg", f"name=opt/qemulab/hostname,string={comma(name)}",
+        "-fw_cfg", f"name={HANDED}/hostname,string={comma(name)}",
     ]
     # fmt: on
 
@@ -160,7 +161,7 @@ def firmware(vm: Vm, around: Surroundings) -> list[str]:
             result += ["-initrd", str(around.initrd)]
         result += ["-append", around.kernel_arguments]
     for item, path in sorted((around.firmware_files or {}).items()):
-        result += ["-fw_cfg", f"name=opt/qemulab/{item},file={comma(str(path))}"]
+        result += ["-fw_cfg", f"name={HANDED}/{item},file={comma(str(path))}"]
     return result
 
 

@@ -89,8 +89,6 @@ def attempt(kind: Kind, value: Any, path: str, notes: Notes) -> Any:
 
 # Dataclasses
 
-REQUIRED = "required"
-
 
 def key(
     kind: Kind,

@@ -133,7 +133,7 @@ class Machine:
 
 def qemu(built: Path, home: Path) -> list[str]:
     """Return the command: two NICs, a disk, the keys, no firmware, no screen."""
-    key = home / "host_key"
+    key, host_key = home / "host_key", f"{guest.HANDED}/ssh_host_ed25519_key"
     console = f"socket,id=console,path={home / 'console'},server=on,wait=off"
     # fmt: off
     return [
@@ -141,9 +141,9 @@ def qemu(built: Path, home: Path) -> list[str]:
         "-machine", "pc", "-accel", "tcg", "-smp", "2", "-m", "512", "-display", "none",
         "-kernel", str(built / "vmlinuz"), "-initrd", str(built / "initrd"),
         "-append", guest.kernel_arguments("tcg"),
-        "-fw_cfg", f"name={guest.FW_CFG_KEYS},file={home / 'key.pub'}",
-        "-fw_cfg", f"name={guest.FW_CFG_HOSTNAME},string=before-dhcp",
-        *(["-fw_cfg", f"name={guest.FW_CFG_HOST_KEY},file={key}"] if key.exists() else ()),
+        "-fw_cfg", f"name={guest.HANDED}/authorized_keys,file={home / 'key.pub'}",
+        "-fw_cfg", f"name={guest.HANDED}/hostname,string=before-dhcp",
+        *(["-fw_cfg", f"name={host_key},file={key}"] if key.exists() else ()),
         "-device", "virtio-rng-pci",
         "-netdev", "user,id=lab,net=10.0.3.0/24,dhcpstart=10.0.3.101,hostname=master",
         "-device", "virtio-net-pci,netdev=lab",

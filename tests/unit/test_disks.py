@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import _qemulab_disks as disks
+import _qemulab_host_once as once
 import pytest
 from _qemulab_host import HostError
 from _qemulab_site import Site
@@ -88,12 +89,12 @@ def test_whose_disk_a_path_is(site: Site) -> None:
 def test_what_is_unfinished_goes(tmp_path: Path) -> None:
     """Whether its maker fails, or left it behind long ago."""
     path = tmp_path / "hda.qcow2"
-    with pytest.raises(ZeroDivisionError), disks.unfinished(path) as temporary:
+    with pytest.raises(ZeroDivisionError), once.unfinished(path) as temporary:
         temporary.write_bytes(b"half")
         raise ZeroDivisionError
     for name in (".hda.qcow2.new", "mine.new", ".profile"):
         (tmp_path / name).touch()
-    disks.remove_unfinished(tmp_path)
+    once.remove_unfinished(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".profile", "mine.new"]
 
 
@@ -104,5 +105,5 @@ def test_a_copy_never_replaces_or_follows(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / ".hda.new").symlink_to(tmp_path / "precious")
     monkeypatch.setattr(disks.host, "remove", lambda path: None)
     with pytest.raises(HostError, match="hda could not be made: File exists"):
-        disks.copy(tmp_path / "template", tmp_path / "hda")
+        once.copy(tmp_path / "template", tmp_path / "hda")
     assert (tmp_path / "precious").read_bytes() == b"old"

@@ -40,14 +40,15 @@ def test_a_distribution_without_a_table_is_named() -> None:
 
 def test_a_distribution_without_the_program_is_named() -> None:
     with pytest.raises(ValueError) as raised:
-        distribution.packages(ROCKY)
+        distribution.family(ROCKY)
     assert str(raised.value) == (
         "Rocky Linux 9.4 has no package with qemu-system-x86_64: install QEMU by hand"
     )
 
 
 def test_debians_packages() -> None:
-    assert distribution.packages(DEBIAN) == {
+    table = distribution.TABLE[distribution.family(DEBIAN)]
+    assert {purpose: each.name for purpose, each in table.items()} == {
         "qemu-system-x86_64": "qemu-system-x86",
         "qemu-img": "qemu-utils",
         "firmware": "ovmf",
