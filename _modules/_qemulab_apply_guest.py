@@ -63,4 +63,9 @@ def ensure_absent(site: Site, test: bool = False) -> Outcome:
         host.remove(target)
         host.remove_empty(site.layout.state)
 
-    return converge(site, lambda: image.hold(target), look, act, test)
+    def lock() -> contextlib.AbstractContextManager[None]:
+        # Where something else has its place, nobody builds one.
+        ours = target.is_dir() and not target.is_symlink()
+        return image.hold(target) if ours else contextlib.nullcontext()
+
+    return converge(site, lock, look, act, test)

@@ -7,7 +7,6 @@ the seam alone.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import lzma
 import re
