@@ -82,7 +82,6 @@ def converge(
     need_root()
     with lock():
         # Whoever had the lock may have done some of it. What is planned now is what is done.
-        site.answers.forget()
         plan, seen = look()
         if to_do(plan):
             act(plan, seen)

@@ -162,7 +162,6 @@ def wait_for_link(site: Site, name: str, declared: Network) -> NetworkFacts:
 
     def ours() -> bool:
         nonlocal found
-        site.answers.forget()
         found = find_facts(site, name, declared)
         return found.link != "other"
 

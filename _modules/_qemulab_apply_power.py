@@ -30,7 +30,6 @@ def start(site: Site, name: str) -> list[str]:
     """
     with site.lock("vm", name):
         said = _start(site, name, need_defined(site, name))
-    site.answers.forget()
     return said
 
 
@@ -64,7 +63,6 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
             held.need_none(name, looks.lost(site, name))
         how = power.stop(site, name, vm.stop_grace)
         said = _start(site, name, vm)
-    site.answers.forget()
     return how, said
 
 
@@ -76,7 +74,7 @@ def reset(site: Site, name: str) -> None:
 
 def _start(site: Site, name: str, vm: Vm) -> list[str]:
     """Do what ``start`` does; its lock is held."""
-    status, _ = looks.look(site, name, fresh=True)
+    status, _ = looks.look(site, name)
     if status.is_dead:
         held.need_none(name, looks.lost(site, name))
         power.stop(site, name, 0)

@@ -70,7 +70,6 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
                 # Another apply has its lock: its own state waits for that, not this one.
                 locks.enter_context(site.lock("vm", name, timeout=0))
                 locked.append(name)
-        site.answers.forget()
         plans = {}
         for name in locked:
             with contextlib.suppress(HostError):
@@ -100,7 +99,7 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
         if name in site.run.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
-            if site.store.vm(name)[0] and look(site, name, fresh=True)[0] is Status.RUNNING:
+            if site.store.vm(name)[0] and look(site, name)[0] is Status.RUNNING:
                 power.press(site, name, plan(name))
 
 

@@ -224,7 +224,7 @@ def ensure_off(site: Site, name: str, test: bool = False, row: Collection[str] =
     def look() -> tuple[Plan, None]:
         if name in site.run.pressed and not test:
             return site.run.pressed[name].plan, None
-        status, _ = looks.look(site, name, fresh=True)
+        status, _ = looks.look(site, name)
         return plan(name, not status.is_off), None
 
     def act(_plan: Plan, _seen: None) -> None:
@@ -286,7 +286,6 @@ def remove(site: Site, name: str, purge: bool) -> str:
     grace = None if purge else defined.stop_grace if defined else 0
     how = power.stop(site, name, grace)
     site.supervisor.forget("vm", name)
-    site.answers.forget()
     if purge:
         own.remove_machine(layout, name)
         host.remove(layout.console(name))

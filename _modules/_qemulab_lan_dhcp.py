@@ -185,7 +185,6 @@ def restart(site: Site, name: str, network: Network) -> None:
     """Start a network's server anew, and wait until it answers; its leases are in a file."""
     site.supervisor.stop("dnsmasq", name)
     site.supervisor.start([unit(site, name, network)])
-    site.answers.forget()
     if not host.wait_for(lambda: serves(site, name, network), READY_TIMEOUT):
         log = site.supervisor.log("dnsmasq", name)
         raise HostError(f"the dnsmasq of network {name} does not come up", log)

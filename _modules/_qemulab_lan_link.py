@@ -58,10 +58,17 @@ def foreign(site: Site, name: str, network: Network) -> str:
     return f"the host has an interface {network.interface} that is not ours"
 
 
+def change(site: Site, command: list[str]) -> None:
+    """Run what changes the host's interfaces and routes; they are asked for anew afterwards."""
+    try:
+        host.run(command)
+    finally:
+        site.answers.forget()
+
+
 def make(site: Site, name: str) -> None:
     """Run the script that makes the TAP, or mends it; what is right of it stays."""
-    host.run(["/bin/sh", str(site.layout.network(name) / "link")])
-    site.answers.forget()
+    change(site, ["/bin/sh", str(site.layout.network(name) / "link")])
 
 
 def hold(site: Site, name: str, network: Network) -> None:
@@ -77,7 +84,7 @@ def hold(site: Site, name: str, network: Network) -> None:
 def remove(site: Site, name: str, network: Network) -> None:
     """Remove the TAP, where it is ours, and the group's route."""
     if state(site, name, network) not in ("absent", "other"):
-        host.run(["ip", "link", "delete", "dev", network.interface])
+        change(site, ["ip", "link", "delete", "dev", network.interface])
     group = f"{hub.group_address(network)}/32"
     if hub.has_group_route(network, site.routes()):
-        host.run(["ip", "route", "delete", group, "dev", "lo"])
+        change(site, ["ip", "route", "delete", group, "dev", "lo"])

@@ -42,17 +42,12 @@ class Answer(NamedTuple):
     forwards: str = ""
 
 
-def look(site: Site, name: str, fresh: bool = False) -> tuple[Status, int]:
+def look(site: Site, name: str) -> tuple[Status, int]:
     """
     Return how a machine is, and its PID.
 
     The supervisor's PID, the QMP socket's peer and the machine's UUID must agree, or it is unknown.
-
-    fresh
-        Ask anew, although the last answer is not half a second old. Default ``False``.
     """
-    if fresh:
-        site.answers.forget()
     return answer(site, name)[:2]
 
 
@@ -140,7 +135,10 @@ def proven(site: Site, name: str) -> Iterator[Qmp]:
         (found,) = qmp.query("query-uuid")
         if not is_its_own(site, name, found["UUID"], qmp.peer_pid):
             raise mismatch(name, Status.UNKNOWN, qmp.peer_pid)
-        yield qmp
+        try:
+            yield qmp
+        finally:
+            site.answers.forget()  # whatever it was told may have changed it
 
 
 def all_that_runs(site: Site) -> list[str]:
@@ -175,7 +173,7 @@ def guest_users(site: Site) -> list[str]:
 
 def refuse(site: Site, name: str, status: Status) -> None:
     """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
-    _, pid = look(site, name, fresh=True)
+    _, pid = look(site, name)
     raise mismatch(name, status, pid)
 
 

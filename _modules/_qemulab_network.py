@@ -173,10 +173,9 @@ def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> N
     link.make(site, name)
     if moved:
         drop_foreign_leases(site, name, network)
-    if anew and site.status("dnsmasq", name, fresh=True).alive:
+    if anew and site.status("dnsmasq", name).alive:
         site.supervisor.stop("dnsmasq", name)
     site.supervisor.start(units(site, name, network))
-    site.answers.forget()
 
 
 def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
@@ -210,6 +209,5 @@ def take_down(site: Site, name: str, network: Network) -> None:
     """Stop a network's processes and remove its TAP and route."""
     for kind in reversed(PROCESSES):
         site.supervisor.stop(kind, name)
-    site.answers.forget()
     end_orphans(site, name, network)
     link.remove(site, name, network)

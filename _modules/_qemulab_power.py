@@ -104,7 +104,7 @@ def signs_of_life(site: Site, name: str) -> tuple[int, int]:
         said = os.stat(site.layout.console(name)).st_size
     except OSError:
         said = 0
-    return process.cpu_ticks(site.status("vm", name, fresh=True).pid), said
+    return process.cpu_ticks(site.status("vm", name).pid), said
 
 
 def await_settled(site: Site, name: str) -> Status | None:
@@ -178,7 +178,6 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
         site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])
     except HostError as err:
         said = str(err)
-    site.answers.forget()
     return said
 
 
@@ -234,7 +233,6 @@ def resume(site: Site, name: str, status: Status) -> None:
         qmp.execute("cont")
         again = host.wait_for(stopped, RESUME_WATCH) if status is Status.IO_ERROR else None
         full = any(drive.get("io-status") == "nospace" for drive in qmp.execute("query-block"))
-    site.answers.forget()
     if again:
         where = site.layout.disks(name)
         why = f"there is no room left in {where}" if full else "see its log"
@@ -255,7 +253,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     ours.
     """
     ahead = site.run.pressed.pop(name, None)
-    status, pid = look(site, name, fresh=True)
+    status, pid = look(site, name)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again
     if status.is_off:
@@ -365,7 +363,6 @@ def goes_off(
 def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> None:
     """Have the supervisor know that a machine is off, and remove what it ran with."""
     site.supervisor.stop("vm", name, hard=hard)
-    site.answers.forget()
     host.remove(site.layout.vm_runtime(name))
     if not hard:
         host.remove(site.layout.in_use(name))
@@ -375,7 +372,7 @@ def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> Non
 
 def reset(site: Site, name: str) -> None:
     """Press a running machine's reset button. Raises HostError where it does not run."""
-    status, _ = look(site, name, fresh=True)
+    status, _ = look(site, name)
     if status.is_off:
         raise HostError(f"{name} does not run", hint=f"salt-call qemulab.vm_start {name}")
     if status is Status.UNKNOWN:

@@ -50,9 +50,6 @@ class Answers:
             raise answer
         return cast(T, answer)
 
-    def forget(self, question: str = "") -> None:
-        """Ask the host anew next time, that question or all: something was changed on it."""
-        if question:
-            self._known.pop(question, None)
-        else:
-            self._known.clear()
+    def forget(self) -> None:
+        """Ask the host anew next time, whatever it is: something was changed on it."""
+        self._known.clear()

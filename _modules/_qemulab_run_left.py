@@ -64,8 +64,8 @@ def networks(site: Site) -> dict[str, int]:
 
 def _supervised(site: Site, kinds: tuple[str, ...]) -> dict[str, int]:
     """Return the names of the units of some kinds that run, each with its PID."""
-    units = site.answers.recent("units", site.supervisor.status)
-    return {name: each.pid for (kind, name), each in units.items() if kind in kinds and each.alive}
+    found = site.units().items()
+    return {name: each.pid for (kind, name), each in found if kind in kinds and each.alive}
 
 
 def network(site: Site, name: str) -> Network | None:
@@ -100,7 +100,6 @@ def need_none(site: Site, purge: bool) -> None:
     left = site.store.networks() + (site.store.vm_directories() if purge else site.store.vms())
     if left:
         raise HostError(f"the lab {site.lab} still has {', '.join(left)}")
-    site.answers.forget()
     running = {**machines(site), **networks(site)}
     if running:
         shown = ", ".join(f"{name} (process {pid})" for name, pid in sorted(running.items()))

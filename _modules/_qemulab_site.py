@@ -5,6 +5,7 @@ One lab on one host: its name, paths, supervisor and locks, and the answers of t
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,14 @@ import _qemulab_probe as probe
 from _qemulab_firmware import Firmware
 from _qemulab_keys import SHARED_NAME
 from _qemulab_layout import Layout
+from _qemulab_run_answers import ANSWER_AGE
 from _qemulab_run_answers import Answers
 from _qemulab_run_store import Store
+from _qemulab_run_supervisor import LabSupervisor
+from _qemulab_run_supervisor import supervisor_for
 from _qemulab_run_underway import Underway
-from _qemulab_supervisord import Supervisord
 from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import Supervisor
 from _qemulab_supervisors import UnitStatus
-from _qemulab_systemd import Systemd
-
-
-def supervisor_for(layout: Layout) -> Supervisor:
-    """Return the supervisor of this host. Source: sd_booted(3) for how systemd is told."""
-    if Path("/run/systemd/system").is_dir():
-        return Systemd(layout)
-    return Supervisord(layout)
 
 
 class Site:
@@ -51,28 +45,33 @@ class Site:
         self.lab = lab
         self._lock_timeout = lock_timeout
         self.layout = Layout(lab, Path(root))
-        self.supervisor = supervisor_for(self.layout)
         self.answers = Answers()
+        self.supervisor = LabSupervisor(supervisor_for(self.layout), self.answers)
         self.store = Store(self.layout)
         self.run = Underway()
 
     def status(self, kind: str, name: str, fresh: bool = False) -> UnitStatus:
         """Return how a unit is; ``fresh`` asks the supervisor anew."""
-        if fresh:
-            self.answers.forget()
-        return self.answers.recent("units", self.supervisor.status).get((kind, name), STOPPED)
+        return self.units(0 if fresh else ANSWER_AGE).get((kind, name), STOPPED)
 
-    def lock(
-        self, kind: str, name: str, timeout: float | None = None
-    ) -> contextlib.AbstractContextManager[None]:
+    def units(self, age: float = ANSWER_AGE) -> dict[tuple[str, str], UnitStatus]:
+        """Return how all units are, by kind and name; the answer is no older than ``age``."""
+        return self.answers.recent("units", self.supervisor.status, age)
+
+    @contextlib.contextmanager
+    def lock(self, kind: str, name: str, timeout: float | None = None) -> Iterator[None]:
         """
         Hold the lock of a machine or a network for the length of a ``with`` block.
+
+        What is asked in it is asked anew: another apply may have been at it until just now.
 
         Raises HostError, which names the holder, where it is not free within ``timeout`` seconds;
         default the lab's.
         """
         wait = self._lock_timeout if timeout is None else timeout
-        return lock.hold(self.layout.lock(kind, name), wait)
+        with lock.hold(self.layout.lock(kind, name), wait):
+            self.answers.forget()
+            yield
 
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""

@@ -106,7 +106,7 @@ def images_off(site: Site, name: str, vm: Vm) -> list[Image]:
 
 def running(site: Site, name: str) -> bool:
     """Return whether a machine has a QEMU to ask. Raises HostError where it cannot be asked."""
-    status, _ = look(site, name, fresh=True)
+    status, _ = look(site, name)
     if status.is_doubtful:
         refuse(site, name, status)
     return not status.is_off
@@ -379,7 +379,6 @@ def load(site: Site, name: str, tag: str, vm: Vm, memory: bool) -> None:
         elif not memory:
             raise HostError(f"{name} runs", hint=f"salt-call qemulab.vm_stop {name}")
         load_on(site, name, tag)
-        site.answers.forget()
 
 
 def delete(site: Site, name: str, tag: str, vm: Vm) -> None:

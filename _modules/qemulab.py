@@ -179,7 +179,7 @@ def lab_check(pillar: Any = None) -> dict[str, Any]:
     if lab is not None:
         with face.errors():
             # Whoever renders states from now on looks at the host anew.
-            _site(lab.name).answers.forget(declarations.question(_pillar(pillar)))
+            _site(lab.name).answers.forget()
     if not found["valid"]:
         raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
     assert lab is not None, "what has no fault can be read"

@@ -125,7 +125,7 @@ def vm_snapshot_load(
         converge.need_root()
         site = _site(lab)
         snapshots.load(site, name, tag, _defined(site, name), memory)
-        return {"status": looks.look(site, name, fresh=True)[0].value}
+        return {"status": looks.look(site, name)[0].value}
 
 
 def vm_snapshot_delete(name: str, tag: str, lab: str | None = None) -> bool:
