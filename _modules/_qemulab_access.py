@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import _qemulab_host as host
+import _qemulab_host_written as written
 import _qemulab_image as image
 from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
@@ -94,8 +95,11 @@ def write_known_hosts(site: Site) -> None:
         if words and site.layout.host_key(name).exists():
             lines.append(" ".join([name, *words]) + "\n")
     text = "".join(lines)
-    if text != (host.read(site.layout.known_hosts) or ""):
-        host.write(site.layout.known_hosts, text)
+    path = site.layout.known_hosts
+    if text or os.path.lexists(path):
+        written.write(site.layout.lab_written, [host.File(path, text)])
+    else:
+        written.forget(site.layout.lab_written, [path])
 
 
 def users_directory() -> Path | None:
@@ -143,7 +147,7 @@ def write_authorized_keys(site: Site) -> None:
     own = (host.read(site.layout.ssh_key.with_suffix(".pub")) or "").strip()
     keys = [own, *(declared or user_keys())]
     text = "".join(f"{key}\n" for key in dict.fromkeys(keys) if key)
-    host.write(site.layout.authorized_keys, text)
+    written.write(site.layout.lab_written, [host.File(site.layout.authorized_keys, text)])
 
 
 def endpoint(vm: Vm, reservations: Mapping[str, Reservation]) -> tuple[str, int] | None:

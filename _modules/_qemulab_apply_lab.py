@@ -17,6 +17,7 @@ import _qemulab_apply_vm as machines
 import _qemulab_check as check
 import _qemulab_host as host
 import _qemulab_host_own as own
+import _qemulab_host_written as written
 import _qemulab_look as looks
 import _qemulab_plan_lab as plan_lab
 import _qemulab_power as power
@@ -49,7 +50,19 @@ def find_facts(site: Site) -> LabFacts:
         vms={name: site.status("vm", name).alive for name in site.store.vms()},
         remains=not known and site.supervisor.remains(),
         logs=own.has_logs(site.layout),
+        files=edited_files(site) if known else {},
     )
+
+
+def edited_files(site: Site) -> dict[str, str]:
+    """
+    Return generated files of the lab and the host that somebody else has been at, by name.
+
+    A template of systemd's that is gone is missed by each network and machine that needs it.
+    """
+    templates = written.names(site.layout.host_written)
+    edited = {name: how for name, how in templates.items() if how == written.EDITED}
+    return written.names(site.layout.lab_written) | edited
 
 
 # Ready for its first network
@@ -84,6 +97,8 @@ def ensure(site: Site, keys: tuple[str, ...], test: bool = False) -> Outcome:
             each.result()
         site.store.store_lab(keys)
         access.write_authorized_keys(site)
+        access.write_known_hosts(site)
+        site.supervisor.mend()
 
     return converge(site, lambda: site.lock("lab", "present"), look, act, test)
 

@@ -72,6 +72,7 @@ def find_facts(site: Site, name: str, declared: Network | None = None) -> Networ
         reservations=dict(defined.reservations) if defined else {},
         orphans=tuple(networks.orphans(site, name, network)) if some_dead else (),
         units=all(site.supervisor.has(kind, name) for kind in networks.PROCESSES),
+        files=networks.edited_files(site, name) if defined else {},
     )
 
 
@@ -225,10 +226,12 @@ def carry_out(
     if facts.defined is not None and plan.takes(LINK):
         networks.take_down(site, name, facts.defined)
     vms = {**row.vms, **lan.machines(site), **row.vms}
-    written = networks.write_files(site, name, network, vms)
+    changed = networks.write_files(site, name, network, vms)
     files = Files(site.layout.network(name))
     moved = facts.defined is not None and plan.touches("address")
-    anew = files.configuration in written or not facts.dnsmasq
+    anew = networks.outdated(facts)
+    if files.configuration in changed or not facts.dnsmasq:
+        anew.add("dnsmasq")
     with ThreadPoolExecutor(1) as aside:
         started = aside.submit(networks.start, site, name, network, moved, anew)
         together.begin_together(site, row.vms, told=(name,))
@@ -238,7 +241,7 @@ def carry_out(
     for host_name, item in row.reservations.items():
         made = plan_reservation(facts.reservations.get(host_name), item)
         site.run.early[together.reservation_key(name, host_name)] = Early(made)
-    if not anew and written & {files.reservations, files.hosts}:
+    if "dnsmasq" not in anew and changed & {files.reservations, files.hosts}:
         lan.reread_names(site, name)
 
 

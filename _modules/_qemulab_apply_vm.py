@@ -14,6 +14,7 @@ import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_host_ports as host_ports
+import _qemulab_host_written as written
 import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
@@ -153,7 +154,7 @@ def carry_out(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -
     elif plan.touches("running"):
         power.start(site, name, declared)
     else:
-        change_stopped(site, name, declared, plan.touches("autostart"))
+        change_stopped(site, name, declared, plan)
 
 
 def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -> None:
@@ -162,27 +163,24 @@ def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFac
     now = merged(facts.started, declared, plan.waiting())
     lan.check_addresses(site, name, now)
     live.change_live(site, name, facts.started, now, facts)
-    host.write_all(launch.scripts(site, name, now))
+    written.write(site.layout.vm_written(name), launch.scripts(site, name, now))
     site.supervisor.update(launch.unit(site, name, now))
     lan.refresh(site)
     # Last: as long as it is not stored without a doubt, all this is done again.
     site.store.store_vm(name, declared, now)
 
 
-def change_stopped(site: Site, name: str, declared: Vm, boot: bool) -> None:
-    """
-    Make a machine that is off, and stays off, as declared.
-
-    boot
-        Whether it has been one that starts with the host, or not, and is now the other.
-    """
+def change_stopped(site: Site, name: str, declared: Vm, plan: Plan) -> None:
+    """Make a machine that is off, and stays off, as declared."""
     media.check(site, name, declared)
     lan.check_addresses(site, name, declared)
     disks.make_images(site, {name: declared})
+    edited = plan.touches("files")
     # One that has never run has no unit yet: its first start makes it.
-    if (declared.autostart or boot) and site.supervisor.has("vm", name):
-        if declared.autostart:
-            host.write_all(launch.scripts(site, name, declared))
+    known = edited or site.supervisor.has("vm", name)
+    if edited or (known and declared.autostart):
+        written.write(site.layout.vm_written(name), launch.scripts(site, name, declared))
+    if known and (edited or declared.autostart or plan.touches("autostart")):
         site.supervisor.update(launch.unit(site, name, declared))
     # Last: what is stored is not done again.
     site.store.store_vm(name, declared, None)
@@ -291,7 +289,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
         host.remove(layout.console(name))
         access.write_known_hosts(site)
     else:
-        for path in (layout.vm_file(name), layout.launch(name)):
+        for path in (layout.vm_file(name), layout.vm_written(name), layout.launch(name)):
             host.remove(path)
         for script_name in ("prepare", "powerdown"):
             host.remove(layout.vm(name) / script_name)

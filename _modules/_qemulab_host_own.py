@@ -16,14 +16,14 @@ import _qemulab_host as host
 from _qemulab_layout import Layout
 
 SCRIPTS = {"supervisord.conf", "cut-consoles"}
-LAB = {"lab.json", *SCRIPTS, "networks", "vms", "units", "ssh", "templates"}
+LAB = {"lab.json", "written.json", *SCRIPTS, "networks", "vms", "units", "ssh", "templates"}
 """In a lab's directory."""
 HOST_KEY = {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", ".new", ".new.pub"}
 """In a machine's directory: its host key, and one that is just being made."""
-MACHINE = {"vm.json", "snapshots.json", "launch", "prepare", "powerdown", *HOST_KEY}
+MACHINE = {"vm.json", "written.json", "snapshots.json", "launch", "prepare", "powerdown", *HOST_KEY}
 """In a machine's directory, beside its disks."""
 PROCESSES = {"link", "hub", "dnsmasq", "dnsmasq.conf", "reservations", "hosts", "dhcp", "etc"}
-NETWORK = {"network.json", *PROCESSES, "resolv.conf"}
+NETWORK = {"network.json", "written.json", *PROCESSES, "resolv.conf"}
 """In a network's directory; the last by earlier versions."""
 SSH = {"id_ed25519", "id_ed25519.pub", "authorized_keys", "known_hosts", ".new", ".new.pub"}
 """In a lab's directory of keys."""

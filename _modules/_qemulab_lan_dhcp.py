@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
+import _qemulab_host_written as written
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_lan_hosts as lan_hosts
@@ -170,13 +171,14 @@ def tell(
     text = host.read(Files(site.layout.network(name)).reservations) or ""
     stale = contradicting(site, name, network, vms, dnsmasq.parse_reservations(text))
     configuration, *names = all_files(site, name, network, vms)
-    written = host.write_all([*([] if leaving else [configuration]), *names, *kept])
+    told = [*([] if leaving else [configuration]), *names]
+    changed = written.write(site.layout.network_written(name), told, kept)
     if not site.status("dnsmasq", name).alive:
         drop_leases(site, name, stale)
         return
-    if configuration.path in written:
+    if configuration.path in changed:
         restart(site, name, network)
-    elif any(file.path in written for file in names):
+    elif any(file.path in changed for file in names):
         reread_names(site, name)
     release(site, name, network, stale, wait=not leaving)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import _qemulab_dnsmasq as dnsmasq
 import _qemulab_host as host
 import _qemulab_host_links as host_links
+import _qemulab_host_written as written
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
@@ -41,7 +42,7 @@ def make(site: Site, name: str, network: Network) -> None:
         if entry != RESOLVER
     }
     host_links.make(directory, links)
-    host.write_all([resolver(site, name, network)])
+    written.write(site.layout.network_written(name), [resolver(site, name, network)])
 
 
 def resolver(site: Site, name: str, network: Network) -> File:

@@ -47,6 +47,11 @@ class Layout(NamedTuple):
         """The built-in guest's kernel and image."""
         return self.state / "guest"
 
+    @property
+    def host_written(self) -> Path:
+        """What generated files of the host's own were when they were written."""
+        return self.state / "written.json"
+
     # the lab
 
     @property
@@ -95,6 +100,15 @@ class Layout(NamedTuple):
         return self.lab_state / "units"
 
     @property
+    def lab_written(self) -> Path:
+        """What generated files of the lab as a whole were when they were written."""
+        return self.lab_state / "written.json"
+
+    def unit_written(self, kind: str, name: str) -> Path:
+        """Where that is kept for a unit's own files: with its machine, or its network."""
+        return self.vm_written(name) if kind == "vm" else self.network_written(name)
+
+    @property
     def supervisord_socket(self) -> Path:
         """Where the lab's supervisord listens."""
         return self.lab_runtime / "supervisord.sock"
@@ -123,6 +137,10 @@ class Layout(NamedTuple):
         """What was applied of a network."""
         return self.network(name) / "network.json"
 
+    def network_written(self, name: str) -> Path:
+        """What a network's generated files were when they were written."""
+        return self.network(name) / "written.json"
+
     def leases(self, name: str) -> Path:
         """The DHCP server's leases; the directory above belongs to the user ``qemulab``."""
         return self.network(name) / "dhcp" / "leases"
@@ -145,6 +163,10 @@ class Layout(NamedTuple):
     def vm_file(self, name: str) -> Path:
         """What was applied of a machine, and what it was started with."""
         return self.vm(name) / "vm.json"
+
+    def vm_written(self, name: str) -> Path:
+        """What a machine's generated files were when they were written."""
+        return self.vm(name) / "written.json"
 
     def host_key(self, name: str) -> Path:
         """The private key that a machine's built-in guest is known by; ``.pub``: the public one."""

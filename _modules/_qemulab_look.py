@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import _qemulab_disks as disks
+import _qemulab_host_written as written
 import _qemulab_lan_dhcp as lan
 import _qemulab_process as process
 import _qemulab_spec as spec
@@ -32,6 +33,8 @@ STILL_TIMEOUT = 4.0
 """Seconds without any CPU time after which nothing more is expected of it."""
 BUSY_TIMEOUT = 10.0
 """Seconds that are given to one that gets a little CPU time, and so cannot answer sooner."""
+UNIT = "unit"
+"""The word for what the supervisor has of a machine."""
 
 
 class Answer(NamedTuple):
@@ -199,6 +202,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         defined=defined,
         started=runs_as and forwards.as_they_are(runs_as, forwarded),
         unsure=() if off else site.store.vm_unsure(name),
+        files=written.names(site.layout.vm_written(name), UNIT) if defined else {},
         disks=disks.disk_sizes(site, name, strict),
         has_variables=has_variables(site, name, strict),
         status=Status.STOPPED if off else status,

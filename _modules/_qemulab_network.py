@@ -8,11 +8,13 @@ import dataclasses
 import ipaddress
 import shlex
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 
 import _qemulab_host as host
 import _qemulab_host_places as places
+import _qemulab_host_written as written
 import _qemulab_hostnet as hostnet
 import _qemulab_hub as hub
 import _qemulab_lan_dhcp as lan
@@ -34,6 +36,8 @@ from _qemulab_units import Unit
 END_TIMEOUT = 2.0
 PROCESSES = ("hub", "dnsmasq")
 """A network's processes, in the order in which they start."""
+UNITS = "units"
+"""The word for what the supervisor has of both."""
 
 
 def orphans(site: Site, name: str, network: Network) -> dict[str, tuple[int, str]]:
@@ -149,16 +153,26 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
         scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
     etc.make(site, name, network)
-    return host.write_all(
-        [
-            *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
-            *lan.all_files(site, name, network, vms),
-            site.store.network_as_file(name, network),
-        ]
-    )
+    generated = [
+        *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
+        *lan.all_files(site, name, network, vms),
+    ]
+    stored = site.store.network_as_file(name, network)
+    return written.write(site.layout.network_written(name), generated, [stored])
 
 
-def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> None:
+def edited_files(site: Site, name: str) -> dict[str, str]:
+    """Return a network's generated files that somebody else has been at, by name."""
+    return written.names(site.layout.network_written(name), UNITS)
+
+
+def outdated(before: NetworkFacts) -> set[str]:
+    """Return the processes that may have been started by a file that somebody has edited."""
+    edited = {name for name, how in before.files.items() if how == written.EDITED}
+    return set(PROCESSES) if UNITS in edited else edited & set(PROCESSES)
+
+
+def start(site: Site, name: str, network: Network, moved: bool, anew: Collection[str]) -> None:
     """
     Start those of a network's processes that do not run.
 
@@ -166,15 +180,16 @@ def start(site: Site, name: str, network: Network, moved: bool, anew: bool) -> N
         Whether it has another address, and leases may not belong to it any more.
 
     anew
-        Whether a dnsmasq that runs has read other files, and is started again.
+        The processes that have read other files, and are started again where they run.
     """
     # Before dnsmasq starts: it binds its DHCP socket to an interface that is there by then, and to
     # none otherwise.
     link.make(site, name)
     if moved:
         drop_foreign_leases(site, name, network)
-    if anew and site.status("dnsmasq", name).alive:
-        site.supervisor.stop("dnsmasq", name)
+    for kind in anew:
+        if site.status(kind, name).alive:
+            site.supervisor.stop(kind, name)
     site.supervisor.start(units(site, name, network))
 
 

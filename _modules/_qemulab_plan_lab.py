@@ -17,6 +17,7 @@ from _qemulab_plan_changes import STOP
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_changes import fact
+from _qemulab_plan_files import file_changes
 from _qemulab_plan_status import Status
 
 
@@ -33,6 +34,8 @@ class LabFacts(NamedTuple):
     logs: bool = False
     remains: bool = False
     """Whether its supervisor is there although nothing says that the lab is."""
+    files: Mapping[str, str] = MappingProxyType({})
+    """Generated files that somebody else has been at, as in ``file_changes``."""
 
 
 def plan_lab(facts: LabFacts, user: str, authorized_keys: tuple[str, ...]) -> Plan:
@@ -46,6 +49,7 @@ def plan_lab(facts: LabFacts, user: str, authorized_keys: tuple[str, ...]) -> Pl
         effect = LIVE if facts.known else CREATE
         before = list(facts.authorized_keys) or None
         found.append(fact("authorized_keys", before, list(authorized_keys) or None, effect))
+    found += file_changes(facts.files)
     return Plan(tuple(found))
 
 

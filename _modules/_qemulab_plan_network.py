@@ -21,6 +21,7 @@ from _qemulab_plan_changes import at_rest
 from _qemulab_plan_changes import fact
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
+from _qemulab_plan_files import file_changes
 from _qemulab_plan_status import Status
 
 
@@ -51,6 +52,9 @@ class NetworkFacts(NamedTuple):
 
     units
         Whether the supervisor's definitions of both are there.
+
+    files
+        Generated files that somebody else has been at, as in ``file_changes``.
     """
 
     defined: Network | None = None
@@ -62,6 +66,7 @@ class NetworkFacts(NamedTuple):
     reservations: Mapping[str, Reservation] = MappingProxyType({})
     orphans: tuple[str, ...] = ()
     units: bool = True
+    files: Mapping[str, str] = MappingProxyType({})
 
 
 def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
@@ -89,6 +94,7 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
             others.append(fact(what, now.value, Status.RUNNING.value, effect))
     if facts.hub and facts.dnsmasq and not facts.units:
         others.append(fact("units", "absent", "present", effect))
+    others += file_changes(facts.files)
     machines = facts.machines if restarts or pending else ()
     return Plan(tuple(others + restarts), tuple(pending), machines=machines)
 

@@ -32,6 +32,7 @@ from _qemulab_plan_changes import fact
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
 from _qemulab_plan_diff import merged
+from _qemulab_plan_files import file_changes
 from _qemulab_plan_status import Status
 
 
@@ -68,6 +69,9 @@ class VmFacts(NamedTuple):
 
     lost
         In words, each image that is no longer where its process has opened it.
+
+    files
+        Generated files that somebody else has been at, as in ``file_changes``.
     """
 
     defined: Vm | None = None
@@ -80,6 +84,7 @@ class VmFacts(NamedTuple):
     leases: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType({})
     lost: tuple[str, ...] = ()
     unsure: tuple[Vm, ...] = ()
+    files: Mapping[str, str] = MappingProxyType({})
 
 
 def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
@@ -107,6 +112,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
         found.append(fact("supervised", False, True, RESTART))
     elif running and not facts.unit:
         found.append(fact("unit", "absent", "present", LIVE))
+    found += file_changes(facts.files)
     refused = [change for change in found if change.effect == RECREATE]
     restarts = [change for change in found if change.effect == RESTART]
     others = [change for change in found if change.effect not in (RESTART, RECREATE)]

@@ -16,6 +16,7 @@ import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_places as places
 import _qemulab_host_ports as ports
+import _qemulab_host_written as written
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_etc as etc
 import _qemulab_launch as launch
@@ -168,9 +169,9 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     for name in vms:
         host.make_directory(layout.vm_runtime(name).parent)
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)
-    files = [file for name, vm in vms.items() for file in launch.scripts(site, name, vm)]
-    files += [site.store.vm_as_file(name, vm, vm) for name, vm in vms.items()]
-    host.write_all(files)
+    for name, vm in vms.items():
+        written.write(layout.vm_written(name), launch.scripts(site, name, vm))
+    host.write_all([site.store.vm_as_file(name, vm, vm) for name, vm in vms.items()])
     # Before they ask for their addresses.
     lan.refresh(site, but=told)
     said = ""

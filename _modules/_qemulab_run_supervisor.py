@@ -68,6 +68,11 @@ class LabSupervisor:
         with self._changing() as supervisor:
             supervisor.update(unit)
 
+    def mend(self) -> None:
+        """Write those files anew that belong to no single unit, and that somebody has been at."""
+        with self._changing() as supervisor:
+            supervisor.mend()
+
     def stop(self, kind: str, name: str, hard: bool = False) -> None:
         """Stop a unit and wait for its end; ``hard`` sends SIGKILL at once."""
         with self._changing() as supervisor:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_host as host
+import _qemulab_host_written as written
 import _qemulab_lock as lock
 import _qemulab_log as log
 import _qemulab_process as process
@@ -209,7 +210,7 @@ class Supervisord:
         text = units.supervisord_configuration(
             layout.supervisord_socket, self._pidfile, self._log, layout.units.name
         )
-        host.write(self._configuration, text)
+        written.write(layout.lab_written, [File(self._configuration, text)])
 
     def _lost_is_back(self) -> bool:
         """
@@ -293,12 +294,26 @@ class Supervisord:
         text = units.supervisord_wrapper(unit, wrapper)
         program = units.supervisord_program(unit, wrapper, log)
         files = [File(wrapper, text, 0o755, durable=False), File(section, program, durable=False)]
+        written.write(self._layout.unit_written(unit.kind, unit.name), files)
         if unit.kind == "vm":
-            listener = consoles.supervisord_listener(self._layout, unit.user)
-            files.append(File(self._layout.units / f"{consoles.NAME}.ini", listener, durable=False))
-            cut = consoles.cut_script(self._layout.consoles)
-            files.append(File(self._layout.console_cutter, cut, durable=False))
-        host.write_all(files)
+            written.write(self._layout.lab_written, self._cutting(unit.user))
+
+    def _cutting(self, user: str) -> list[File]:
+        """Return the files that keep the machines' console logs small."""
+        layout = self._layout
+        listener = consoles.supervisord_listener(layout, user)
+        return [
+            File(layout.units / f"{consoles.NAME}.ini", listener, durable=False),
+            File(layout.console_cutter, consoles.cut_script(layout.consoles), durable=False),
+        ]
+
+    def mend(self) -> None:
+        """Write those files anew that belong to no single unit, and that somebody has been at."""
+        bad = written.changed(self._layout.lab_written)
+        if self._configuration in bad:
+            self._configure()
+        cutting = [file for file in self._cutting(host.USER) if file.path in bad]
+        written.write(self._layout.lab_written, cutting)
 
     def start(self, wanted: Sequence[Unit]) -> None:
         """Define units and start those that do not run."""
@@ -428,3 +443,5 @@ class Supervisord:
         for path in (layout.supervisord_socket, self._pidfile, layout.units, self._configuration):
             host.remove(path)
         host.remove(layout.console_cutter)
+        cutting = [file.path for file in self._cutting(host.USER)]
+        written.forget(layout.lab_written, [self._configuration, *cutting])

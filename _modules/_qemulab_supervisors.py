@@ -67,6 +67,9 @@ class Supervisor(Protocol):
     def update(self, unit: Unit) -> None:
         """Define a unit anew without starting or stopping it."""
 
+    def mend(self) -> None:
+        """Write those files anew that belong to no single unit, and that somebody has been at."""
+
     def has(self, kind: str, name: str) -> bool:
         """Return whether a unit's definition is there, which its process needs to come back."""
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 
 import _qemulab_host as host
+import _qemulab_host_written as written
 import _qemulab_run_consoles as consoles
 import _qemulab_units as units
 from _qemulab_host import File
@@ -130,16 +132,18 @@ class Systemd:
         systemd reads what it has not loaded yet by itself; only a unit that it holds in memory
         needs a reload, and it says so.
         """
-        files = {}
+        layout = self._layout
+        files: dict[Path, dict[Path, str]] = {}
         for unit in wanted:
-            template = SYSTEMD_DIRECTORY / units.template_name(unit.kind)
-            files[template] = units.systemd_template(unit.kind, unit.user)
-            files[self._drop_in(unit.service)] = units.systemd_drop_in(unit)
+            record = layout.unit_written(unit.kind, unit.name)
+            drop_in = {self._drop_in(unit.service): units.systemd_drop_in(unit)}
+            files.setdefault(record, {}).update(drop_in)
+            files.setdefault(layout.host_written, {}).update(self._template(unit.kind, unit.user))
             if unit.timer:
-                files |= self._cutting(unit.user)
-        before = {path for path in files if path.exists()}
+                files[layout.lab_written] = self._cutting(unit.user)
+        before = {path for several in files.values() for path in several if path.exists()}
         orphans = [u for u in wanted if not self.has(u.kind, u.name) and self._in_memory(u)]
-        if before & host.write_all([File(path, text) for path, text in files.items()]) or orphans:
+        if before & self._write(files) or orphans:
             services = [unit.service for unit in wanted]
             shown = host.run(["systemctl", "show", "-P", "NeedDaemonReload", *services])
             if "yes" in shown.stdout.split():
@@ -149,6 +153,38 @@ class Systemd:
             if unit.autostart != os.path.lexists(link):
                 verb = "enable" if unit.autostart else "disable"
                 host.run(["systemctl", "--no-reload", "--quiet", verb, unit.service])
+
+    @staticmethod
+    def _write(files: Mapping[Path, Mapping[Path, str]]) -> set[Path]:
+        """Write files, given by the record that they are kept in; return which had to be."""
+        done: set[Path] = set()
+        for record, texts in files.items():
+            done |= written.write(record, [File(path, text) for path, text in texts.items()])
+        return done
+
+    def mend(self) -> None:
+        """Write those files anew that belong to no single unit, and that somebody has been at."""
+        layout = self._layout
+        texts = {
+            layout.lab_written: self._cutting(host.USER),
+            layout.host_written: {
+                path: text
+                for kind in units.KINDS
+                for path, text in self._template(kind, host.USER).items()
+            },
+        }
+        files: dict[Path, dict[Path, str]] = {}
+        for record, several in texts.items():
+            bad = written.changed(record)
+            files[record] = {path: text for path, text in several.items() if path in bad}
+        if self._write(files):
+            host.run(["systemctl", "daemon-reload"])
+
+    @staticmethod
+    def _template(kind: str, user: str) -> dict[Path, str]:
+        """Return the template of a kind of units."""
+        path = SYSTEMD_DIRECTORY / units.template_name(kind)
+        return {path: units.systemd_template(kind, user)}
 
     def _cutting(self, user: str) -> dict[Path, str]:
         """Return the files that keep the machines' console logs small."""
@@ -227,8 +263,10 @@ class Systemd:
 
     def close(self) -> None:
         """Remove what is the lab's, and the templates where no lab has an instance left."""
-        for path in self._cutting(host.USER):
+        cutting = self._cutting(host.USER)
+        for path in cutting:
             host.remove(path)
+        written.forget(self._layout.lab_written, cutting)
         # Those of machines whose files somebody has removed are still there.
         for kind, lab, name in instances(host.list_directory(SYSTEMD_DIRECTORY)):
             if lab == self._layout.lab:
@@ -236,5 +274,6 @@ class Systemd:
         if instances(host.list_directory(SYSTEMD_DIRECTORY)):
             return
         removed = [host.remove(SYSTEMD_DIRECTORY / units.template_name(k)) for k in units.KINDS]
+        host.remove(self._layout.host_written)
         if any(removed):
             host.run(["systemctl", "daemon-reload"])
