@@ -13,7 +13,6 @@ import _qemulab_apply_together as together
 import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_own as own
-import _qemulab_host_ports as host_ports
 import _qemulab_hub as hub
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_link as link
@@ -33,7 +32,6 @@ from _qemulab_host import HostError
 from _qemulab_keys import LINK
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
-from _qemulab_kinds import SpecError
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_named import naming
@@ -109,7 +107,7 @@ def ensure(
         Only say what would be done. Default ``False``.
 
     reservations, vms
-        What may be begun with it where it does not run, as name and declaration. Default: nothing.
+        What may be started with it where it does not run, by name. Default: nothing.
 
     Returns what ``outcome`` does. Raises HostError where the host refuses.
     """
@@ -130,7 +128,7 @@ def ensure(
         return plan, facts
 
     def act(plan: Plan, facts: NetworkFacts) -> None:
-        row = read_row(site, name, declared, reservations or {}, vms or {})
+        row = together.read_row(site, name, declared, reservations or {}, vms or {})
         behind.extend(plan.machines if plan.has(RESTART) else ())
         with ThreadPoolExecutor(1) as aside:
             # While the network's files are written; one that fails is told where it is needed.
@@ -145,7 +143,7 @@ def ensure(
         for machine in behind:
             power.restart(site, machine)
     except Exception:
-        together.abandon(site)
+        together.stop_early(site)
         raise
     if found["changes"] and not test:
         found["notes"] += says_around(site, name, declared)
@@ -170,25 +168,6 @@ def wait_for_link(site: Site, name: str, declared: Network) -> NetworkFacts:
     return found
 
 
-def read_row(
-    site: Site,
-    name: str,
-    network: Network,
-    reservations: Mapping[str, Any],
-    vms: Mapping[str, Any],
-) -> Row:
-    """Return what may be begun with a network; nothing where a declaration of it is faulty."""
-    try:
-        items = {
-            host_name: spec.reservation_from(host_name, item, name)
-            for host_name, item in reservations.items()
-        }
-    except SpecError:
-        return together.ALONE
-    others = {**site.store.all_networks(), name: network}
-    return Row(items, spec.readable_vms(vms, site.lab, others, host_ports.ports(site)))
-
-
 def says_around(site: Site, name: str, network: Network) -> list[str]:
     """Return in words what of the host is in the way of a network that was just changed."""
     found = [
@@ -210,7 +189,7 @@ def carry_out(
         What the plan was made from.
 
     row
-        What is begun with it where none of its processes runs.
+        What is started with it where none of its processes runs.
 
     Raises HostError where the host refuses.
     """
@@ -218,7 +197,7 @@ def carry_out(
     for program in ("socat", "dnsmasq"):
         probe.binary(program)
     network = networks.effective(facts.defined, declared, plan)
-    row = together.beginnable(site, name, facts, network, row)
+    row = together.find_startable(site, name, facts, network, row)
     for host_name, item in row.reservations.items():
         network = lan.with_reservation(network, host_name, item)
     if facts.defined is not None and facts.orphans:
@@ -234,7 +213,7 @@ def carry_out(
         anew.add("dnsmasq")
     with ThreadPoolExecutor(1) as aside:
         started = aside.submit(networks.start, site, name, network, moved, anew)
-        together.begin_together(site, row.vms, told=(name,))
+        together.start_together(site, row.vms, told=(name,))
     started.result()
     networks.wait_until_ready(site, name, network)
     link.hold(site, name, network)
@@ -308,9 +287,9 @@ def ensure_reservation(
     refuses.
     """
     if wanted is not None and not test:
-        begun = site.run.early.pop(together.reservation_key(network, name), None)
-        if begun is not None:  # made with its network
-            return outcome(site, begun.plan)
+        early = site.run.early.pop(together.reservation_key(network, name), None)
+        if early is not None:  # made with its network
+            return outcome(site, early.plan)
 
     def look() -> tuple[Plan, Network | None]:
         stale = lan.contradicted(site, network, name, wanted)

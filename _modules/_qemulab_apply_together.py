@@ -9,16 +9,20 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 import _qemulab_host as host
+import _qemulab_host_ports as host_ports
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_power as power
+import _qemulab_spec as spec
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
+from _qemulab_kinds import SpecError
 from _qemulab_look import facts
 from _qemulab_look import look
 from _qemulab_plan_changes import Plan
@@ -32,7 +36,7 @@ from _qemulab_site import Site
 
 class Row(NamedTuple):
     """
-    What may be begun together with a network that comes up: reservations and machines, by name.
+    What may be started with a network that comes up: reservations and machines, by name.
 
     Each has a state of its own, which reports it.
     """
@@ -44,9 +48,9 @@ class Row(NamedTuple):
 ALONE = Row()
 
 
-def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] = ()) -> None:
+def start_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] = ()) -> None:
     """
-    Begin those of some machines that are off, and keep each one's plan for its own state.
+    Start those of some machines that are off, and keep each one's plan for its own state.
 
     wanted
         What is declared of each, by name.
@@ -54,7 +58,7 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
     told
         Networks that know of them already. Default: none.
 
-    One that cannot be begun is left to its own state, which then tells why.
+    One that cannot be started is left to its own state, which then tells why.
     """
     off = {
         name: vm
@@ -78,10 +82,33 @@ def begin_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
                     plans[name] = plan
         if plans:
             with contextlib.suppress(HostError):
-                said = power.begin(site, {name: off[name] for name in plans}, told)
+                said = power.start_all(site, {name: off[name] for name in plans}, told)
                 site.run.early.update(
                     {("vm", name): Early(plan, said) for name, plan in plans.items()}
                 )
+
+
+def start_row(
+    site: Site, name: str, declared: Vm, row: Mapping[str, Any], ports: spec.Ports
+) -> None:
+    """
+    Start the machines of a row with the one whose state comes first.
+
+    name, declared
+        That one.
+
+    row
+        The others, as name and declaration.
+
+    ports
+        What ``spec.vm_from`` was given for it.
+
+    Who was started already has had the others of its row started with it.
+    """
+    if host.is_root() and ("vm", name) not in site.run.early:
+        known = ports._replace(stored={**ports.stored, name: declared})
+        others = spec.readable_vms(row, site.lab, site.store.all_networks(), known)
+        start_together(site, {name: declared, **others})
 
 
 def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]) -> None:
@@ -113,9 +140,9 @@ def press_row(site: Site, name: str, row: Iterable[str], plan: Callable[[str], P
         press_together(site, [each for each in row if each != name], plan)
 
 
-def abandon(site: Site) -> None:
+def stop_early(site: Site) -> None:
     """
-    Stop the machines that were begun with a network that has failed: their states will not run.
+    Stop the machines that were started with a network that has failed: their states will not run.
 
     One that cannot be stopped is left as it is; that the network has failed is what is to be told.
     """
@@ -129,14 +156,33 @@ def abandon(site: Site) -> None:
 # With a network
 
 
+def read_row(
+    site: Site,
+    name: str,
+    network: Network,
+    reservations: Mapping[str, Any],
+    vms: Mapping[str, Any],
+) -> Row:
+    """Return what may be started with a network; nothing where a declaration of it is faulty."""
+    try:
+        items = {
+            host_name: spec.reservation_from(host_name, item, name)
+            for host_name, item in reservations.items()
+        }
+    except SpecError:
+        return ALONE
+    others = {**site.store.all_networks(), name: network}
+    return Row(items, spec.readable_vms(vms, site.lab, others, host_ports.ports(site)))
+
+
 def reservation_key(network: str, name: str) -> tuple[str, str]:
     """Return what a reservation that was made with its network is kept by: kind and name."""
     return f"reservation {network}", name
 
 
-def beginnable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:
+def find_startable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:
     """
-    Return what of a row is begun with a network: all of it, or nothing.
+    Return what of a row is started with a network: all of it, or nothing.
 
     Nothing where one of its processes runs already. Nor where addresses are leased and reservations
     change: a lease may then have to be released, before a machine asks for its address.

@@ -88,20 +88,17 @@ def ensure(
     declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
     if test:
         site.run.promised[name] = declared
+    if row and not test:
+        together.start_row(site, name, declared, row, ports)
     if row and ("vm", name) not in site.run.early:
-        if not test and host.is_root():
-            known = ports._replace(stored={**ports.stored, name: declared})
-            others = spec.readable_vms(row, site.lab, site.store.all_networks(), known)
-            together.begin_together(site, {name: declared, **others})
-        if ("vm", name) not in site.run.early:
-            looks.look_at_all(site, [name, *row])
+        looks.look_at_all(site, [name, *row])
 
     at_stake: list[str] = []
 
     def look() -> tuple[Plan, VmFacts | None]:
-        begun = site.run.early.get(("vm", name))
-        if begun is not None and not test:
-            return begun.plan, None  # what it was made from is no more
+        early = site.run.early.get(("vm", name))
+        if early is not None and not test:
+            return early.plan, None  # what it was made from is no more
         facts = find_facts(site, name)
         plan = plan_vm(facts, declared, wanted)
         at_stake[:] = [change.path[1] for change in plan.refused]
@@ -114,7 +111,7 @@ def ensure(
 
     def act(plan: Plan, facts: VmFacts | None) -> None:
         if facts is None:
-            power.finish(site, name, declared, site.run.early.pop(("vm", name)).said)
+            power.wait_until_running(site, name, declared, site.run.early.pop(("vm", name)).said)
         else:
             carry_out(site, name, declared, plan, facts)
 

@@ -76,7 +76,7 @@ def ask(site: Site, name: str) -> Answer:
 
     One that does not answer is asked again as long as its process moves: the host is busy then.
     """
-    begun = moved = time.monotonic()
+    since = moved = time.monotonic()
     ticks = process.cpu_ticks(site.status("vm", name).pid)
     while True:
         found = ask_once(site, name)
@@ -86,7 +86,7 @@ def ask(site: Site, name: str) -> Answer:
         before, ticks = ticks, process.cpu_ticks(found.pid)
         if ticks != before:
             moved = now
-        if now - moved >= STILL_TIMEOUT or now - begun >= BUSY_TIMEOUT:
+        if now - moved >= STILL_TIMEOUT or now - since >= BUSY_TIMEOUT:
             return found
 
 

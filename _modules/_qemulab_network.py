@@ -137,7 +137,7 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
     Write what was applied of a network and all that its processes read.
 
     vms
-        The lab's machines, those that are about to be begun first.
+        The lab's machines, those that are about to be started first.
 
     Returns which had to be written.
     """

@@ -88,7 +88,7 @@ def unlike_before(site: Site, name: str, vm: Vm) -> list[str]:
     return [*found, problem] if problem else found
 
 
-def settled(site: Site, name: str) -> Status | None:
+def clear_status(site: Site, name: str) -> Status | None:
     """Return how a machine that has just been started is, ``None`` while that is not clear."""
     if site.layout.qmp(name).exists():
         state = ask(site, name).status
@@ -108,17 +108,17 @@ def signs_of_life(site: Site, name: str) -> tuple[int, int]:
     return process.cpu_ticks(site.status("vm", name).pid), said
 
 
-def await_settled(site: Site, name: str) -> Status | None:
+def wait_until_clear(site: Site, name: str) -> Status | None:
     """
-    Return how a machine that was begun is once that is clear, ``None`` if it does not answer.
+    Return how a machine that was started is once that is clear, ``None`` if it does not answer.
 
     On a busy host a start takes its time: it is waited for as long as it shows signs of life.
     """
-    begun = seen = time.monotonic()
+    since = seen = time.monotonic()
     signs = signs_of_life(site, name)
     while True:
         state: Status | None = host.wait_for(
-            lambda: settled(site, name), SIGNS_INTERVAL, slowest=0.02
+            lambda: clear_status(site, name), SIGNS_INTERVAL, slowest=0.02
         )
         if state:
             return state
@@ -126,9 +126,9 @@ def await_settled(site: Site, name: str) -> Status | None:
         before, signs = signs, signs_of_life(site, name)
         if signs != before:
             seen = now
-        if now - seen >= START_TIMEOUT or now - begun >= START_LIMIT:
+        if now - seen >= START_TIMEOUT or now - since >= START_LIMIT:
             return None
-        host.progress(f"waiting for {name} to start, since {now - begun:.0f} s")
+        host.progress(f"waiting for {name} to start, since {now - since:.0f} s")
 
 
 def dead(site: Site, name: str) -> Status | None:
@@ -137,10 +137,10 @@ def dead(site: Site, name: str) -> Status | None:
     return state if state.is_dead else None
 
 
-def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
+def start_all(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     """
     Start machines without waiting for any: QEMU needs a tenth of a second until it answers, and
-    those that are begun together need it together.
+    those that are started together need it together.
 
     vms
         What is to be started, by name; none of it runs.
@@ -182,23 +182,23 @@ def begin(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> str:
     return said
 
 
-def finish(site: Site, name: str, vm: Vm, said: str) -> None:
+def wait_until_running(site: Site, name: str, vm: Vm, said: str) -> None:
     """
-    Wait until QMP says that a machine which was begun runs.
+    Wait until QMP says that a machine which was started runs.
 
     said
-        What ``begin`` returned.
+        What ``start_all`` returned.
 
     Raises HostError if it does not run in time.
     """
-    state = await_settled(site, name)
+    state = wait_until_clear(site, name)
     kvm = site.accel(vm.accel) == "kvm"
     if kvm and state is Status.RUNNING:
         state = host.wait_for(lambda: dead(site, name), KVM_WATCH) or state
     if state is not Status.RUNNING:
         log = site.supervisor.log("vm", name)
         # Otherwise the supervisor would go on trying behind the back of an apply that has failed.
-        settle(site, name, vm, hard=True)
+        have_off(site, name, vm, hard=True)
         problem = f"{name} did not start: it is {state or 'not answering'}"
         said = log or said
         if kvm and state and state.is_dead:  # its log ends in the guest's registers
@@ -213,7 +213,7 @@ def finish(site: Site, name: str, vm: Vm, said: str) -> None:
 
 def start(site: Site, name: str, vm: Vm) -> None:
     """Make what a machine lacks, start it, and wait until QMP says that it runs."""
-    finish(site, name, vm, begin(site, {name: vm}))
+    wait_until_running(site, name, vm, start_all(site, {name: vm}))
 
 
 def resume(site: Site, name: str, status: Status) -> None:
@@ -259,7 +259,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
         ahead = None  # somebody has started it again
     if status.is_off:
         if ahead is not None:
-            settle(site, name, site.store.vm(name)[0])
+            have_off(site, name, site.store.vm(name)[0])
             return "acpi"
         if status is Status.FAILED:
             site.supervisor.stop("vm", name)  # it may be about to be tried again
@@ -280,9 +280,9 @@ def stop(site: Site, name: str, grace: int | None) -> str:
             pressed = waited < PRESS_INTERVAL
         if not goes_off(site, name, grace, lambda: ended(site, name), pressed):
             return end(site, name, defined)
-        settle(site, name, defined)
+        have_off(site, name, defined)
         return "acpi"
-    settle(site, name, defined, hard=True)
+    have_off(site, name, defined, hard=True)
     return "kill"
 
 
@@ -310,7 +310,7 @@ def end(site: Site, name: str, defined: Vm | None) -> str:
     """End a machine without asking its guest; returns how: ``quit``, or ``kill``."""
     order(site, name, "quit")
     quitted = host.wait_for(lambda: ended(site, name), QUIT_TIMEOUT)
-    settle(site, name, defined, hard=not quitted)
+    have_off(site, name, defined, hard=not quitted)
     return "quit" if quitted else "kill"
 
 
@@ -326,7 +326,7 @@ def stop_unmanaged(site: Site, name: str, grace: int, pid: int) -> str:
             if not host.wait_for(gone, QUIT_TIMEOUT):
                 raise HostError(f"{name} (process {pid}) does not end", hint="end it yourself")
     defined, _ = site.store.vm(name)
-    settle(site, name, defined, hard=False)
+    have_off(site, name, defined, hard=False)
     return how
 
 
@@ -361,7 +361,7 @@ def goes_off(
     return False
 
 
-def settle(site: Site, name: str, defined: Vm | None, hard: bool = False) -> None:
+def have_off(site: Site, name: str, defined: Vm | None, hard: bool = False) -> None:
     """Have the supervisor know that a machine is off, and remove what it ran with."""
     site.supervisor.stop("vm", name, hard=hard)
     host.remove(site.layout.vm_runtime(name))

@@ -128,8 +128,9 @@ def network_ensure(
         Only say what would be done. Default ``False``.
 
     reservations, vms
-        Reservations and machines that may be begun with the network where it does not run, as name
-        and declaration; each is then reported, and waited for, by a call of its own. Default: none.
+        Reservations and machines that may be started with the network where it does not run, as
+        name and declaration; each is then reported, and waited for, by a call of its own. Default:
+        none.
 
     Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
     ``notes``; and ``machines`` that have to be restarted for it.

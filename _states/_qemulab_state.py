@@ -5,10 +5,8 @@ The one shape that all states of qemulab have: plan, say it or have it done, rep
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -16,135 +14,12 @@ import salt.utils.args
 from salt.exceptions import CommandExecutionError
 from salt.exceptions import SaltInvocationError
 from salt.state import STATE_INTERNAL_KEYWORDS
-from salt.utils.state import gen_tag
 
 
 def declaration(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a state was given as its thing's declaration, without what is Salt's own."""
     own = salt.utils.args.clean_kwargs(**kwargs)
     return {key: value for key, value in own.items() if key not in STATE_INTERNAL_KEYWORDS}
-
-
-PLAIN = {"fun", "order", "state", "require", "require_in"}
-"""Salt's own keys that a state may have and still start with its neighbours: the others say that
-it runs under a condition, or in a way of its own."""
-
-
-def following(dunders: Mapping[str, Any], functions: Container[str]) -> list[Mapping[str, Any]]:
-    """
-    Return the row of the state that runs.
-
-    dunders
-        The globals of its module, which Salt has put its own into.
-    """
-    if dunders["__opts__"].get("failhard"):
-        return []  # one that fails would be the last to run
-    low, lowstate, running = (
-        dunders.get(f"__{key}__", {}) for key in ("low", "lowstate", "running")
-    )
-    return row(low, lowstate, running, functions)
-
-
-def row(
-    low: Mapping[str, Any],
-    lowstate: Iterable[Mapping[str, Any]],
-    running: Mapping[str, Any],
-    functions: Container[str],
-) -> list[Mapping[str, Any]]:
-    """
-    Return the states that Salt would run next anyway, so that they may be begun with this one.
-
-    low, lowstate, running
-        Salt's ``__low__``, ``__lowstate__`` and ``__running__``: this state, all of the run in
-        their order, and what those before it came to.
-
-    functions
-        Functions of qemulab that such a state may be.
-
-    They follow at once, are of the same lab, have no condition of their own, and require nothing
-    but what has succeeded, and what is in the row and no machine: whether a machine runs shows
-    only when its own state has waited for it.
-    """
-    found: list[Mapping[str, Any]] = []
-    chunks = list(lowstate)
-    here = next((index for index, each in enumerate(chunks) if same(each, low)), None)
-    if here is None or conditional(low):
-        return found
-    if not all(gen_tag(each) in running for each in chunks[:here]):
-        return found  # one state is run by itself, as state.sls_id does
-    for chunk in chunks[here + 1 :]:
-        ours = chunk.get("state") == low.get("state") and chunk.get("lab") == low.get("lab")
-        if not ours or chunk.get("fun") not in functions or conditional(chunk):
-            break
-        begun, needs = [low, *found], chunk.get("require", ())
-        if gen_tag(chunk) in running or not all(met(n, chunks, running, begun) for n in needs):
-            break
-        found.append(chunk)
-    return found
-
-
-def requires(chunk: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether a state names another one in its ``require``."""
-    return any(is_named(other, *named(item)) for item in chunk.get("require", ()))
-
-
-def named(item: Any) -> tuple[str | None, str]:
-    """Return what an item of ``require`` names: a kind, or ``None`` for any, and a name."""
-    if isinstance(item, Mapping):
-        ((kind, name),) = item.items()
-        return kind, name
-    return None, item
-
-
-def met(
-    item: Any,
-    chunks: Iterable[Mapping[str, Any]],
-    running: Mapping[str, Any],
-    begun: Sequence[Mapping[str, Any]],
-) -> bool:
-    """Return whether all that an item of ``require`` names has succeeded, or is begun."""
-    wanted = [chunk for chunk in chunks if is_named(chunk, *named(item))]
-    return bool(wanted) and all(
-        running.get(gen_tag(chunk), {}).get("result") is True
-        or (not chunk["fun"].startswith("vm_") and any(same(chunk, other) for other in begun))
-        for chunk in wanted
-    )
-
-
-def is_named(chunk: Mapping[str, Any], kind: str | None, name: str) -> bool:
-    """Return whether a requisite names a state. Source: salt.state, "require" by SLS, ID, name."""
-    if kind == "sls":
-        return name == chunk.get("__sls__") or name in chunk.get("__sls_included_from__", ())
-    return kind in (None, "id", chunk.get("state")) and name in (chunk["__id__"], chunk["name"])
-
-
-def same(chunk: Mapping[str, Any], low: Mapping[str, Any]) -> bool:
-    """Return whether two chunks are the same state of a run."""
-    return all(chunk.get(key) == low.get(key) for key in ("state", "__id__", "name", "fun"))
-
-
-def conditional(chunk: Mapping[str, Any]) -> bool:
-    """Return whether a state runs under a condition, or in a way, of its own."""
-    special = {key for key in STATE_INTERNAL_KEYWORDS if not key.startswith("__")} - PLAIN
-    return bool(chunk.get("__prereq__")) or not special.isdisjoint(chunk)
-
-
-def thawed(value: Any) -> Any:
-    """Return a copy of a value that Salt has made immutable, and that compares."""
-    if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [thawed(item) for item in value]
-    return value
-
-
-def declarations(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what states declare, by name."""
-    found = {}
-    for chunk in chunks:
-        own = {key: value for key, value in chunk.items() if key not in ("name", "lab")}
-        found[chunk["name"]] = declaration(thawed(own))
-    return found
 
 
 class Run(NamedTuple):

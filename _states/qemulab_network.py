@@ -4,13 +4,11 @@ Labs of QEMU machines: networks and reservations.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from typing import Any
 
+import _qemulab_row as rows
 import _qemulab_state as shape
 
-__low__: dict[str, Any]
 __opts__: dict[str, Any]
 __salt__: dict[str, Any]
 
@@ -38,7 +36,7 @@ def network_present(name: str, lab: str | None = None, **declaration: Any) -> di
         are states of their own.
 
     Where the network does not run, the reservations and machines whose states follow this one at
-    once are begun with it; each state then reports its own.
+    once are started with it; each state then reports its own.
 
     .. code-block:: yaml
 
@@ -51,12 +49,12 @@ def network_present(name: str, lab: str | None = None, **declaration: Any) -> di
                 router: 10.0.3.101
     """
     declared = shape.declaration(declaration)
-    row = shape.following(globals(), {"reservation_present", "vm_running"})
+    row = rows.following(globals(), {"reservation_present", "vm_running"})
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
         lambda: __salt__["qemulab.network_ensure"](
-            name, declared, lab=lab, test=__opts__["test"], **_begun_with(name, row)
+            name, declared, lab=lab, test=__opts__["test"], **_started_with(name, row)
         ),
         already=f"network {name} is already as declared",
         would=f"network {name} would be made as declared",
@@ -64,21 +62,20 @@ def network_present(name: str, lab: str | None = None, **declaration: Any) -> di
     )
 
 
-def _begun_with(network: str, row: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _started_with(network: str, row: list[rows.Following]) -> dict[str, Any]:
     """
-    Return what of a row may be begun with a network, by kind: its own reservations, and machines
+    Return what of a row may be started with a network, by kind: its own reservations, and machines
     that would not run without it.
     """
-
-    def of_another(low: Mapping[str, Any]) -> bool:
-        return bool(low["fun"] == "reservation_present" and low.get("network", "vmlan") != network)
-
-    mine = list(itertools.takewhile(lambda low: not of_another(low), row))
-    reservations = shape.declarations(low for low in mine if low["fun"] == "reservation_present")
-    for declared in reservations.values():
-        declared.pop("network", None)
-    vms = [low for low in mine if low["fun"] == "vm_running" and shape.requires(low, __low__)]
-    return {"reservations": reservations, "vms": shape.declarations(vms)}
+    found: dict[str, Any] = {"reservations": {}, "vms": {}}
+    for state in row:
+        if state.function == "reservation_present":
+            if state.declaration.pop("network", "vmlan") != network:
+                break
+            found["reservations"][state.name] = state.declaration
+        elif state.requires_this:
+            found["vms"][state.name] = state.declaration
+    return found
 
 
 def network_absent(name: str, lab: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import _qemulab_row as rows
 import _qemulab_state as shape
 from salt.utils.state import gen_tag
 
@@ -84,7 +85,8 @@ def vm_running(name: str, lab: str | None = None, **declaration: Any) -> dict[st
                   - host_port: 10022
     """
     declared = shape.declaration(declaration)
-    together = shape.declarations(shape.following(globals(), {"vm_running"}))
+    row = rows.following(globals(), {"vm_running"})
+    together = {each.name: each.declaration for each in row}
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
@@ -115,7 +117,7 @@ def vm_stopped(name: str, lab: str | None = None) -> dict[str, Any]:
         worker2:
           qemulab.vm_stopped: []
     """
-    together = [chunk["name"] for chunk in shape.following(globals(), {"vm_stopped"})]
+    together = [each.name for each in rows.following(globals(), {"vm_stopped"})]
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),
         name,
@@ -149,9 +151,9 @@ def vm_absent(name: str, purge: bool = False, lab: str | None = None) -> dict[st
           qemulab.vm_absent:
             - purge: True
     """
-    row = shape.following(globals(), {"vm_absent"})
+    row = rows.following(globals(), {"vm_absent"})
     # A machine that is named twice is for the first of the two.
-    together = {chunk["name"]: chunk.get("purge", False) for chunk in reversed(row)}
+    together = {each.name: each.declaration.get("purge", False) for each in reversed(row)}
     kept = "" if purge else "; its disks are kept"
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"vm:{name}"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -236,99 +235,3 @@ def test_each_change_is_in_one_event(
         )
         for effect in sent
     ]
-
-
-# Who may start with whom
-
-
-def chunk(name: str, fun: str = "vm_running", **keys: Any) -> dict[str, Any]:
-    """Return a state in the form of Salt's lowstate; a machine's where nothing else is said."""
-    return {
-        "state": "qemulab",
-        "fun": fun,
-        "__id__": f"lab-{name}",
-        "__sls__": "lab.vms" if fun == "vm_running" else "lab.network",
-        "name": name,
-        "lab": "lab",
-        "order": 10000,
-        "require": [{"qemulab": "lab-present"}],
-        **keys,
-    }
-
-
-PRESENT = chunk("present", "present", require=[], __sls_included_from__=["lab.base"])
-A, B, C = chunk("a", memory=512), chunk("b", memory=256), chunk("c")
-NET = chunk("net", "network_present")
-RESERVED = chunk("r", "reservation_present", require=[{"qemulab": "lab-net"}])
-ON_NET = chunk("a", require=[{"qemulab": "lab-present"}, {"sls": "lab.network"}])
-
-
-def have_run(*chunks: dict[str, Any], result: bool | None = True) -> dict[str, Any]:
-    """Return Salt's ``__running__`` once states have run."""
-    tags = ["{state}_|-{__id__}_|-{name}_|-{fun}".format(**each) for each in chunks]
-    return dict.fromkeys(tags, {"result": result})
-
-
-@pytest.mark.parametrize(
-    ("own", "lowstate", "names"),
-    [
-        (A, [A, B, C], ["b", "c"]),
-        (B, [A, B, C], ["c"]),
-        (C, [A, B, C], []),
-        (A, [A, chunk("b", "vm_present"), C], []),
-        (A, [A, chunk("b", "run", state="cmd"), C], []),
-        (A, [A, chunk("b", lab="other"), C], []),
-        (A, [A, chunk("b", require=[{"cmd": "x"}]), C], []),
-        (A, [A, chunk("b", require=[]), C], ["b", "c"]),
-        (A, [A, chunk("b", require=["lab-present"]), C], ["b", "c"]),
-        (A, [A, chunk("b", require=[{"qemulab": "lab-a"}]), C], []),
-        (A, [A, B, chunk("c", require=[{"qemulab": "lab-b"}])], ["b"]),
-        (A, [A, chunk("b", require=[{"sls": "lab.base"}]), C], ["b", "c"]),
-        (A, [A, chunk("b", __prereq__=True), C], []),
-        (B, [chunk("not-run"), B, C], []),
-        (A, [A, chunk("b", require=[{"qemulab": "lab-c"}]), C], []),
-        (A, [A, chunk("b", unless="true"), C], []),
-        (A, [A, chunk("b", retry=True), C], []),
-        (A, [A, chunk("b", watch=[{"cmd": "x"}]), C], []),
-        (A, [A, chunk("b", require_in=[{"cmd": "x"}]), C], ["b", "c"]),
-        (chunk("a", parallel=True), [chunk("a", parallel=True), B], []),
-        (chunk("a", onlyif="true"), [chunk("a", onlyif="true"), B], []),
-        (NET, [NET, RESERVED, ON_NET, C], ["r", "a", "c"]),
-        (NET, [NET, ON_NET, RESERVED], []),
-        (NET, [RESERVED, NET, ON_NET], ["a"]),
-        ({}, {}, []),
-    ],
-)
-def test_only_those_are_begun_together_that_salt_would_run_next_anyway(
-    state: ModuleType, own: Any, lowstate: Any, names: list[str]
-) -> None:
-    """Neither over another state, nor past a requisite, nor under a condition."""
-    functions = {"vm_running", "reservation_present"}
-    before = itertools.takewhile(lambda each: each != own, lowstate)
-    ran = have_run(PRESENT, *(each for each in before if each["name"] != "not-run"))
-    row = state.row(own, [PRESENT, *lowstate], ran, functions)
-    assert [each["name"] for each in row] == names
-
-
-@pytest.mark.parametrize(
-    "ran", [{}, have_run(PRESENT, result=False), have_run(PRESENT, result=None)]
-)
-def test_none_is_begun_whose_requisites_have_not_succeeded(
-    state: ModuleType, ran: dict[str, Any]
-) -> None:
-    """Whatever this state itself requires."""
-    assert (
-        state.row(chunk("a", require=[]), [PRESENT, chunk("a", require=[]), B], ran, {"vm_running"})
-        == []
-    )
-
-
-def test_a_state_of_a_row_brings_its_declaration(state: ModuleType) -> None:
-    """Without what is Salt's own, and free of what Salt has made immutable."""
-    from salt.utils.immutabletypes import freeze
-
-    nics = [{"network": "user"}]
-    lowstate = freeze([PRESENT, A, chunk("b", memory=512, nics=nics)])
-    found = state.declarations(state.row(freeze(A), lowstate, have_run(PRESENT), {"vm_running"}))
-    assert found == {"b": {"memory": 512, "nics": nics}}
-    assert type(found["b"]["nics"][0]) is dict
