@@ -18,12 +18,13 @@ import _qemulab_check as check
 import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_host_written as written
+import _qemulab_lan_left as lan_left
 import _qemulab_look as looks
 import _qemulab_plan_lab as plan_lab
 import _qemulab_power as power
-import _qemulab_run_left as left
 import _qemulab_schema as schema
 import _qemulab_vm_held as held
+import _qemulab_vm_left as vm_left
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_host import HostError
@@ -264,8 +265,28 @@ def ensure_absent(site: Site, purge: bool, test: bool = False) -> Outcome:
         return plan_lab.plan_lab_absent(find_facts(site), purge), None
 
     def act(_plan: Plan, _seen: None) -> None:
-        left.need_none(site, purge)
+        need_none(site, purge)
         site.supervisor.close()
         check.remove_files(site, purge)
 
     return converge(site, lambda: site.lock("lab", "present"), look, act, test)
+
+
+def find_made(site: Site) -> dict[str, list[str]]:
+    """Return the networks and machines of which a file or a process is left."""
+    return {
+        "networks": sorted({*site.store.networks(), *lan_left.networks(site)}),
+        "vms": sorted({*site.store.vm_directories(), *vm_left.machines(site)}),
+    }
+
+
+def need_none(site: Site, purge: bool) -> None:
+    """Raise HostError where something of a lab is still there that is to be gone before it."""
+    left = site.store.networks() + (site.store.vm_directories() if purge else site.store.vms())
+    if left:
+        raise HostError(f"the lab {site.lab} still has {', '.join(left)}")
+    running = {**vm_left.machines(site), **lan_left.networks(site)}
+    if running:
+        shown = ", ".join(f"{name} (process {pid})" for name, pid in sorted(running.items()))
+        hint = "salt-call state.apply lab.clean; what it does not end, end yourself"
+        raise HostError(f"of the lab {site.lab} there still runs {shown}", hint=hint)

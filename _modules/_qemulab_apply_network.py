@@ -15,12 +15,12 @@ import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_hub as hub
 import _qemulab_lan_dhcp as lan
+import _qemulab_lan_left as left
 import _qemulab_lan_link as link
 import _qemulab_lan_way as way
 import _qemulab_look as looks
 import _qemulab_network as networks
 import _qemulab_probe as probe
-import _qemulab_run_left as left
 import _qemulab_spec as spec
 import _qemulab_vm_held as held
 from _qemulab_apply_converge import Outcome

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from _qemulab_keys import Network
+from _qemulab_units import script
 
 RECEIVE_BUFFER = 4 * 2**20
 """Bytes. Measured with iperf over the hub: 639 Mbit/s and no retransmit, against 262 Mbit/s and
@@ -22,11 +23,6 @@ IPV6 = "/proc/sys/net/ipv6"
 """What only a kernel has that speaks IPv6. Source: net/ipv6/af_inet6.c, inet6_init"""
 SO_RCVBUFFORCE = 33
 """Sets a receive buffer beyond net.core.rmem_max for CAP_NET_ADMIN. Source: socket(7)."""
-
-
-def script(comment: str, lines: Sequence[str]) -> str:
-    """Return a POSIX shell script that ends at the first line that fails."""
-    return "\n".join(["#!/bin/sh", f"# {comment}", "set -e", *lines]) + "\n"
 
 
 def group_address(network: Network) -> str:

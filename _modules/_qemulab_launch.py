@@ -17,13 +17,13 @@ import _qemulab_run_consoles as consoles
 import _qemulab_spec as spec
 from _qemulab_host import File
 from _qemulab_host import HostError
-from _qemulab_hub import script
 from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Network
 from _qemulab_keys import Vm
 from _qemulab_machine import Surroundings
 from _qemulab_site import Site
 from _qemulab_units import Unit
+from _qemulab_units import script
 
 
 def media(vm: Vm) -> dict[str, str]:

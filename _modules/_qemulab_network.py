@@ -32,6 +32,7 @@ from _qemulab_plan_diff import merged
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_site import Site
 from _qemulab_units import Unit
+from _qemulab_units import script
 
 END_TIMEOUT = 2.0
 PROCESSES = ("hub", "dnsmasq")
@@ -151,7 +152,7 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
         ("dnsmasq", ["dnsmasq", lan.configuration_option(site, name)]),
     ):
         command = shlex.join([probe.binary(argv[0]), *argv[1:]])
-        scripts[file] = hub.script(f"The {file} of network {name}.", [f"exec {command}"])
+        scripts[file] = script(f"The {file} of network {name}.", [f"exec {command}"])
     etc.make(site, name, network)
     generated = [
         *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),

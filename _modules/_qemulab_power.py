@@ -23,7 +23,7 @@ import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
 import _qemulab_process as process
-import _qemulab_run_left as left
+import _qemulab_vm_left as left
 import _qemulab_vm_media as media
 from _qemulab_accel import blames_kvm
 from _qemulab_host import HostError

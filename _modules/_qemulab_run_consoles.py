@@ -12,8 +12,8 @@ import shlex
 from pathlib import Path
 
 import _qemulab_units as units
-from _qemulab_hub import script
 from _qemulab_layout import Layout
+from _qemulab_units import script
 
 LIMIT = 4 * 2**20
 """Bytes that a log may have on the disk until it is cut."""

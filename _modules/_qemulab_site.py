@@ -5,6 +5,7 @@ One lab on one host: its name, paths, supervisor and locks, and the answers of t
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class Site:
     def units(self, age: float = ANSWER_AGE) -> dict[tuple[str, str], UnitStatus]:
         """Return how all units are, by kind and name; the answer is no older than ``age``."""
         return self.answers.recent("units", self.supervisor.status, age)
+
+    def running(self, kinds: Collection[str]) -> dict[str, int]:
+        """Return the names of the units of some kinds that run, each with its PID."""
+        found = self.units().items()
+        return {name: unit.pid for (kind, name), unit in found if kind in kinds and unit.alive}
 
     @contextlib.contextmanager
     def lock(self, kind: str, name: str, timeout: float | None = None) -> Iterator[None]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-from _qemulab_hub import script
 
 KINDS = ("hub", "dnsmasq", "vm")
 DESCRIPTIONS = {
@@ -19,6 +18,11 @@ DESCRIPTIONS = {
     "dnsmasq": "qemulab DHCP and DNS server %i",
     "vm": "qemulab machine %i",
 }
+
+
+def script(comment: str, lines: Sequence[str]) -> str:
+    """Return a POSIX shell script that ends at the first line that fails."""
+    return "\n".join(["#!/bin/sh", f"# {comment}", "set -e", *lines]) + "\n"
 
 
 class Unit(NamedTuple):

@@ -20,7 +20,6 @@ import _qemulab_image as image
 import _qemulab_kinds as kinds
 import _qemulab_look as looks
 import _qemulab_probe as probe
-import _qemulab_run_left as left
 import _qemulab_spec as spec
 from _qemulab_keys import DEFAULT_LAB
 from _qemulab_keys import Lab
@@ -125,7 +124,7 @@ def declaration(pillar: Any = None, running: bool = False) -> dict[str, Any]:
             lambda: declarations.read(declared, site, _site, missing),
             declarations.RENDERING,
         )
-        return {**found, "made": left.made(site)} if running else found
+        return {**found, "made": labs.find_made(site)} if running else found
 
 
 def missing_packages(pillar: Any = None) -> list[str]:

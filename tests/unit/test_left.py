@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import _qemulab_host as host
-import _qemulab_run_left as left
 import _qemulab_spec as spec
+import _qemulab_vm_left as left
 import pytest
 from _qemulab_host import HostError
 from _qemulab_site import Site
