@@ -122,8 +122,14 @@ def test_f20_a_machine_that_went_off_by_itself_stays_off(lab: Lab) -> None:
     """QEMU ended in good order: no supervisor starts it; the state does."""
     quit_it = '{"execute":"qmp_capabilities"}\\n{"execute":"quit"}\\n'
     path = "/run/qemulab/lab/vms/a/qmp.sock"
-    lab.host.run(["sh", "-c", f"printf '{quit_it}' | socat -t1 - UNIX-CONNECT:{path}"], check=False)
-    harness.wait_for(lambda: lab.call("vm_list") == {"a": "stopped"}, 10, "its end")
+    order = f"printf '{quit_it}' | socat -t5 - UNIX-CONNECT:{path}"
+
+    def is_off() -> bool:
+        # Again where a busy QEMU had not read it before socat left.
+        lab.host.run(["sh", "-c", order], check=False)
+        return bool(lab.call("vm_list") == {"a": "stopped"})
+
+    harness.wait_for(is_off, 30, "its end")
     time.sleep(2.5)  # longer than any supervisor waits between two tries
     assert lab.call("vm_list") == {"a": "stopped"}
     assert lab.changes(lab.apply(declared=DECLARED)).keys() == {"vm_running a"}
