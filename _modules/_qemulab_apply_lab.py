@@ -96,7 +96,7 @@ def ensure(site: Site, keys: tuple[str, ...], test: bool = False) -> Outcome:
             made = [pool.submit(make) for key, make in makers.items() if plan.touches(key)]
         for each in made:
             each.result()
-        site.store.store_lab(keys)
+        site.store.keep_lab(keys)
         access.write_authorized_keys(site)
         access.write_known_hosts(site)
         site.supervisor.mend()

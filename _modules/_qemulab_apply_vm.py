@@ -164,7 +164,7 @@ def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFac
     site.supervisor.update(launch.unit(site, name, now))
     lan.refresh(site)
     # Last: as long as it is not stored without a doubt, all this is done again.
-    site.store.store_vm(name, declared, now)
+    site.store.keep_vm(name, declared, now)
 
 
 def change_stopped(site: Site, name: str, declared: Vm, plan: Plan) -> None:
@@ -180,7 +180,7 @@ def change_stopped(site: Site, name: str, declared: Vm, plan: Plan) -> None:
     if known and (edited or declared.autostart or plan.touches("autostart")):
         site.supervisor.update(launch.unit(site, name, declared))
     # Last: what is stored is not done again.
-    site.store.store_vm(name, declared, None)
+    site.store.keep_vm(name, declared, None)
     lan.refresh(site)
 
 
@@ -192,7 +192,7 @@ def store_pending(site: Site, name: str, declared: Vm) -> None:
     with site.lock("vm", name):
         defined, started = site.store.vm(name)
         if defined is not None:
-            site.store.store_vm(name, declared, started)
+            site.store.keep_vm(name, declared, started)
 
 
 # Off, and away

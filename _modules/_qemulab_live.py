@@ -70,7 +70,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
     ports.check(site, name, new, old)
     media.check(site, name, new, old)
     defined = before.defined or old
-    site.store.store_vm(name, defined, new, (old, *before.unsure))
+    site.store.keep_vm(name, defined, new, (old, *before.unsure))
     done, doubts = old, before.unsure
     try:
         with proven(site, name) as qmp:
@@ -79,7 +79,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
                 step.do(qmp)
                 done = step.after
     except (HostError, QmpError, OSError):
-        site.store.store_vm(name, defined, done, doubts)
+        site.store.keep_vm(name, defined, done, doubts)
         raise
 
 

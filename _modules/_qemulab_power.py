@@ -368,7 +368,7 @@ def have_off(site: Site, name: str, defined: Vm | None, hard: bool = False) -> N
     if not hard:
         host.remove(site.layout.in_use(name))
     if defined is not None:
-        site.store.store_vm(name, defined, None)
+        site.store.keep_vm(name, defined, None)
 
 
 def reset(site: Site, name: str) -> None:

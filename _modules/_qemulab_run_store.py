@@ -129,7 +129,7 @@ class Store:
             value["unsure"] = doubts
         return File(self._layout.vm_file(name), host.json_text(value))
 
-    def store_vm(
+    def keep_vm(
         self, name: str, defined: Vm, started: Vm | None, unsure: tuple[Vm, ...] = ()
     ) -> None:
         """Keep a machine as applied, as started, and as it may run instead."""
@@ -140,6 +140,6 @@ class Store:
         stored = host.read_json(self._layout.lab_file)
         return None if stored is None else tuple(stored.get("authorized_keys", ()))
 
-    def store_lab(self, authorized_keys: tuple[str, ...]) -> None:
+    def keep_lab(self, authorized_keys: tuple[str, ...]) -> None:
         """Keep the lab as a whole as applied."""
         host.write_json(self._layout.lab_file, {"authorized_keys": list(authorized_keys)})

@@ -87,7 +87,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, A
     run += "probe.main(*sys.argv[1:])"
     minion = tmp_path_factory.mktemp("minion")
     site = Site("lab", str(minion))
-    site.store.store_vm("a", spec.vm_from("a", {"nics": []}, "lab", {}), None)
+    site.store.keep_vm("a", spec.vm_from("a", {"nics": []}, "lab", {}), None)
     for name in ("one", "two"):
         keys = {"interface": name, "reservations": {"m": RESERVED}}
         host.write_all([site.store.network_as_file(name, spec.network_from(name, keys, "lab"))])

@@ -175,7 +175,7 @@ def test_what_a_machine_has_comes_to_its_successor(same: dict[str, Any], tmp_pat
     network = spec.network_from("vmlan", {}, "lab")
 
     def stored(name: str, vm: Vm, started: Vm | None, when: int) -> None:
-        site.store.store_vm(name, vm, started)
+        site.store.keep_vm(name, vm, started)
         os.utime(site.layout.vm_file(name), (when, when))
 
     stored("worker3", old, old, 1)

@@ -27,13 +27,13 @@ def test_a_machine_that_nobody_reaches_is_not_started_again(
     words = ["-name", "guest=a", "-uuid", spec.vm_uuid("lab", "a")]
     with subprocess.Popen([*SLEEPS, *words]) as sleeper:
         try:
-            site.store.store_vm("a", VM, None)
+            site.store.keep_vm("a", VM, None)
             left.need_reach(site, "a")
-            site.store.store_vm("a", VM, VM)
+            site.store.keep_vm("a", VM, VM)
             with pytest.raises(HostError, match=rf"a runs \(process {sleeper.pid}\)"):
                 left.need_reach(site, "a")
             other = Site("other", str(tmp_path))
-            other.store.store_vm("a", VM, VM)
+            other.store.keep_vm("a", VM, VM)
             left.need_reach(other, "a")
         finally:
             sleeper.kill()

@@ -178,7 +178,7 @@ def change(site: Site, monkeypatch: pytest.MonkeyPatch, qemu: Qemu, declared: Vm
     if plan.changes:
         now = merged(real, declared, plan.waiting())
         live.change_live(site, "a", real, now, facts)
-        site.store.store_vm("a", declared, now)
+        site.store.keep_vm("a", declared, now)
     return {str(change.key) for change in plan.changes}
 
 
@@ -206,7 +206,7 @@ def test_a_refused_forward_costs_nothing(site: Site, monkeypatch: pytest.MonkeyP
     """Neither the old ones nor the ones that were taken before it; put back, nothing is left."""
     old = machine(Forward(10022), Forward(10025))
     new = machine(Forward(10001), Forward(10023), Forward(10025, 23))
-    site.store.store_vm("a", old, old)
+    site.store.keep_vm("a", old, old)
     qemu = Qemu(old, taken=(10023,))
     before = qemu.is_now()
     with pytest.raises(HostError, match="10023"):
@@ -272,7 +272,7 @@ def test_whatever_step_it_ends_at(
     (tmp_path / "disc-2").write_bytes(b"")
     ended = 0
     while True:
-        site.store.store_vm("a", old, old)
+        site.store.keep_vm("a", old, old)
         qemu = Qemu(old)
         qemu.left, qemu.failure, qemu.did = ended, failure, did
         try:
@@ -296,7 +296,7 @@ def test_a_disc_that_is_gone_leaves_the_old_one_in(
     """And what was done before it is known."""
     old = machine(Forward(1), cdrom="/old")
     new = machine(Forward(2), cable=False, cdrom=str(tmp_path / "gone"))
-    site.store.store_vm("a", old, old)
+    site.store.keep_vm("a", old, old)
     qemu = Qemu(old)
     with pytest.raises(FileNotFoundError):
         change(site, monkeypatch, qemu, new)

@@ -67,7 +67,7 @@ def lab_with(tmp_path: Path, lab: str, **ports: int) -> Site:
     site = Site(lab, str(tmp_path))
     for name, port in ports.items():
         nics = (Nic(network="user", forwards=(Forward(host_port=port),)),)
-        site.store.store_vm(name, Vm(nics=nics), None)
+        site.store.keep_vm(name, Vm(nics=nics), None)
     return site
 
 

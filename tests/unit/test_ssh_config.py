@@ -69,7 +69,7 @@ def test_options_are_those_of_what_runs(tmp_path: Path) -> None:
     assert access.options(site, "mast", GUEST) == access.UNKNOWN
     assert access.options(site, "master", DISK) == access.UNKNOWN
     # A change of what it boots waits for a restart.
-    site.store.store_vm("master", DISK, GUEST)
+    site.store.keep_vm("master", DISK, GUEST)
     assert access.options(site, "master", DISK)["StrictHostKeyChecking"] == "yes"
 
 

@@ -68,7 +68,7 @@ def test_a_start_with_the_host_is_told_of_a_machine_that_is_off(
     site = Site("lab", str(tmp_path))
     supervisor = Supervisor(has)
     monkeypatch.setattr(site, "supervisor", supervisor)
-    site.store.store_vm("a", before, None)
+    site.store.keep_vm("a", before, None)
     monkeypatch.setattr(host, "is_root", lambda: True)
     machines.ensure(site, "a", schema.compact(declared))
     assert supervisor.told == told and scripts == [declared] * written
