@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import _qemulab_apply_power as power
 import _qemulab_apply_together as together
 import _qemulab_disks as disks
 import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_hub as hub
+import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_left as left
 import _qemulab_lan_link as link
@@ -26,6 +26,7 @@ import _qemulab_vm_held as held
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_converge import outcome
+from _qemulab_apply_together import Restart
 from _qemulab_apply_together import Row
 from _qemulab_dnsmasq import Files
 from _qemulab_host import HostError
@@ -40,6 +41,7 @@ from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_network import plan_reservation
 from _qemulab_run_underway import Early
+from _qemulab_run_underway import Move
 from _qemulab_site import Site
 
 LINK_TIMEOUT = 1.0
@@ -113,23 +115,28 @@ def ensure(
     """
     declared = spec.network_from(name, declaration, site.lab)
 
-    behind: list[str] = []
+    restarts: dict[str, Restart | None] = {}
 
     def look() -> tuple[Plan, NetworkFacts]:
         facts = find_facts(site, name, declared)
         if facts.link == "other" and not test:
             facts = wait_for_link(site, name, declared)
         plan = plan_network(facts, declared)
+        now = networks.effective(facts.defined, declared, plan).address
+        site.run.moves[name] = Move(now, declared.address)
         # Before anything is changed, or those behind it would be left on the old network.
         for machine in plan.machines if plan.has(RESTART) else ():
             held.need_none(machine, looks.lost(site, machine))
         if test and plan.changes:
             networks.check_start(site, name, declared, facts)
+            if plan.has(RESTART):
+                site.run.restarted.update(set(vms or {}) & set(plan.machines))
         return plan, facts
 
     def act(plan: Plan, facts: NetworkFacts) -> None:
         row = together.read_row(site, name, declared, reservations or {}, vms or {})
-        behind.extend(plan.machines if plan.has(RESTART) else ())
+        for machine in plan.machines if plan.has(RESTART) else ():
+            restarts[machine] = together.find_restart(site, machine, row.vms.get(machine))
         with ThreadPoolExecutor(1) as aside:
             # While the network's files are written; one that fails is told where it is needed.
             aside.submit(disks.make_templates, site, row.vms)
@@ -140,8 +147,7 @@ def ensure(
         shown = naming(declared, declaration)
         found = converge(site, lambda: site.lock("network", name), look, act, test, shown)
         # When the network's lock is free: a machine's start tells the network's server of it.
-        for machine in behind:
-            power.restart(site, machine)
+        together.restart_behind(site, restarts)
     except Exception:
         together.stop_early(site)
         raise
@@ -197,7 +203,7 @@ def carry_out(
     for program in ("socat", "dnsmasq"):
         probe.binary(program)
     network = networks.effective(facts.defined, declared, plan)
-    row = together.find_startable(site, name, facts, network, row)
+    row = together.find_startable(site, name, facts, network, row, plan.takes(LINK))
     for host_name, item in row.reservations.items():
         network = lan.with_reservation(network, host_name, item)
     if facts.defined is not None and facts.orphans:
@@ -292,9 +298,11 @@ def ensure_reservation(
             return outcome(site, early.plan)
 
     def look() -> tuple[Plan, Network | None]:
-        stale = lan.contradicted(site, network, name, wanted)
+        late = wanted is not None and addresses.has_to_wait(site, network, name, wanted.address)
+        stale = [] if late else lan.contradicted(site, network, name, wanted)
         old = site.store.reservations(network).get(name)
-        return plan_reservation(old, wanted, bool(stale)), site.store.network(network)
+        plan = plan_reservation(old, wanted, bool(stale), late)
+        return plan, site.store.network(network)
 
     def act(_plan: Plan, facts: Network | None) -> None:
         if facts is None:

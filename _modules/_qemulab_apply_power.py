@@ -66,6 +66,14 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
     return how, said
 
 
+def restart_as(site: Site, name: str, vm: Vm) -> None:
+    """Power a machine off, and on as something else than it was applied as."""
+    with site.lock("vm", name):
+        power.stop(site, name, vm.stop_grace)
+        power.start(site, name, vm)
+    site.answers.forget()
+
+
 def reset(site: Site, name: str) -> None:
     """Press a running machine's reset button. Raises HostError where it does not run."""
     need_defined(site, name)

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
+import _qemulab_apply_power as apply_power
 import _qemulab_host as host
 import _qemulab_host_ports as host_ports
+import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_power as power
@@ -108,6 +110,7 @@ def start_row(
     if host.is_root() and ("vm", name) not in site.run.early:
         known = ports._replace(stored={**ports.stored, name: declared})
         others = spec.readable_vms(row, site.lab, site.store.all_networks(), known)
+        others = addresses.all_as_far_as_possible(site, others)
         start_together(site, {name: declared, **others})
 
 
@@ -169,10 +172,17 @@ def read_row(
             host_name: spec.reservation_from(host_name, item, name)
             for host_name, item in reservations.items()
         }
-    except SpecError:
+        # One that has to wait is left to its own state.
+        items = {
+            host_name: item
+            for host_name, item in items.items()
+            if not addresses.has_to_wait(site, name, host_name, item.address)
+        }
+    except (SpecError, HostError):
         return ALONE
     others = {**site.store.all_networks(), name: network}
-    return Row(items, spec.readable_vms(vms, site.lab, others, host_ports.ports(site)))
+    readable = spec.readable_vms(vms, site.lab, others, host_ports.ports(site))
+    return Row(items, addresses.all_as_far_as_possible(site, readable))
 
 
 def reservation_key(network: str, name: str) -> tuple[str, str]:
@@ -180,17 +190,65 @@ def reservation_key(network: str, name: str) -> tuple[str, str]:
     return f"reservation {network}", name
 
 
-def find_startable(site: Site, name: str, before: NetworkFacts, network: Network, row: Row) -> Row:
+class Restart(NamedTuple):
+    """As what a network's change restarts a machine, and the plan that its own state reports."""
+
+    vm: Vm
+    plan: Plan
+
+
+def find_restart(site: Site, name: str, declared: Vm | None) -> Restart | None:
+    """
+    Return as what a network's change restarts a machine: as its own state is about to make it, so
+    that it asks for its new address; ``None`` for what was last applied.
+
+    declared
+        What the network's row has of it; ``None`` where its state does not follow.
+    """
+    if declared is None:
+        return None
+    with contextlib.suppress(HostError):
+        plan = plan_vm(facts(site, name), declared, "running", restarted=True)
+        if not plan.refused:
+            return Restart(declared, plan)
+    return None
+
+
+def restart_behind(site: Site, restarts: Mapping[str, Restart | None]) -> None:
+    """
+    Restart the machines on a network that has changed, and keep each one's plan for its own state.
+
+    restarts
+        What ``find_restart`` has returned of each, by name.
+    """
+    for name, each in restarts.items():
+        if each is None:
+            apply_power.restart(site, name)
+        else:
+            apply_power.restart_as(site, name, each.vm)
+    # What is kept is stopped again where the network fails in the end: these have run before.
+    for name, each in restarts.items():
+        if each is not None:
+            site.run.early["vm", name] = Early(each.plan)
+
+
+def find_startable(
+    site: Site, name: str, before: NetworkFacts, network: Network, row: Row, anew: bool
+) -> Row:
     """
     Return what of a row is started with a network: all of it, or nothing.
 
-    Nothing where one of its processes runs already. Nor where addresses are leased and reservations
+    anew
+        Whether it is taken down and made anew.
+
+    Nothing where one of its processes runs on. Nor where addresses are leased and reservations
     change: a lease may then have to be released, before a machine asks for its address.
     """
     reserved = lan_hosts.reserved(name, row.vms)
     there = lan_hosts.reserved(name, lan.machines(site))
     new = any(network.reservations.get(each) != item for each, item in row.reservations.items())
     new = new or any(there.get(each) != item for each, item in reserved.items())
-    if before.hub or before.dnsmasq or (new and lan.leases(site, name)):
+    runs_on = (before.hub or before.dnsmasq) and not anew
+    if runs_on or (new and addresses.leases(site, name)):
         return ALONE
     return row

@@ -15,6 +15,7 @@ import _qemulab_host as host
 import _qemulab_host_own as own
 import _qemulab_host_ports as host_ports
 import _qemulab_host_written as written
+import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_launch as launch
 import _qemulab_live as live
@@ -29,6 +30,8 @@ from _qemulab_apply_power import need_defined
 from _qemulab_keys import Vm
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
+from _qemulab_plan_diff import differences
+from _qemulab_plan_diff import leaves
 from _qemulab_plan_diff import merged
 from _qemulab_plan_named import naming
 from _qemulab_plan_status import Status
@@ -86,10 +89,12 @@ def ensure(
     """
     ports = host_ports.ports(site)
     declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
+    possible = addresses.as_far_as_possible(site, name, declared)
+    late = tuple(differences(leaves(possible), leaves(declared)))
     if test:
         site.run.promised[name] = declared
     if row and not test:
-        together.start_row(site, name, declared, row, ports)
+        together.start_row(site, name, possible, row, ports)
     if row and ("vm", name) not in site.run.early:
         looks.look_at_all(site, [name, *row])
 
@@ -100,25 +105,25 @@ def ensure(
         if early is not None and not test:
             return early.plan, None  # what it was made from is no more
         facts = find_facts(site, name)
-        plan = plan_vm(facts, declared, wanted)
+        plan = plan_vm(facts, possible, wanted, name in site.run.restarted)
         at_stake[:] = [change.path[1] for change in plan.refused]
         if test and plan.changes and not plan.refused:
             if wanted == "running":
-                power.check_host(site, name, declared, facts.started)
+                power.check_host(site, name, possible, facts.started)
             else:
-                media.check(site, name, declared, facts.started)
+                media.check(site, name, possible, facts.started)
         return plan, facts
 
     def act(plan: Plan, facts: VmFacts | None) -> None:
         if facts is None:
-            power.wait_until_running(site, name, declared, site.run.early.pop(("vm", name)).said)
+            power.wait_until_running(site, name, possible, site.run.early.pop(("vm", name)).said)
         else:
-            carry_out(site, name, declared, plan, facts)
+            carry_out(site, name, possible, plan, facts)
 
-    shown = naming(declared, declaration)
+    shown = naming(declared, declaration, late)
     found = converge(site, lambda: site.lock("vm", name), look, act, test, shown)
     if not test and not found["refused"]:
-        store_pending(site, name, declared)
+        store_pending(site, name, possible)
     paths = [str(site.layout.disk(name, disk)) for disk in at_stake]
     return {**found, "ssh": access.ssh_command(site, name, declared), "images": paths}
 
@@ -158,7 +163,6 @@ def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFac
     """Do on a running machine what can be done on one; the rest waits for its next start."""
     assert facts.started is not None
     now = merged(facts.started, declared, plan.waiting())
-    lan.check_addresses(site, name, now)
     live.change_live(site, name, facts.started, now, facts)
     written.write(site.layout.vm_written(name), launch.scripts(site, name, now))
     site.supervisor.update(launch.unit(site, name, now))
@@ -170,7 +174,6 @@ def change_running(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFac
 def change_stopped(site: Site, name: str, declared: Vm, plan: Plan) -> None:
     """Make a machine that is off, and stays off, as declared."""
     media.check(site, name, declared)
-    lan.check_addresses(site, name, declared)
     disks.make_images(site, {name: declared})
     edited = plan.touches("files")
     # One that has never run has no unit yet: its first start makes it.

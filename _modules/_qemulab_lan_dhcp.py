@@ -26,7 +26,6 @@ from _qemulab_dnsmasq import Files
 from _qemulab_dnsmasq import Lease
 from _qemulab_host import File
 from _qemulab_host import HostError
-from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
@@ -103,18 +102,6 @@ def all_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) ->
         configuration_file(site, name, network, known),
         *names_files(site, name, network, vms),
     ]
-
-
-def check_addresses(site: Site, name: str, vm: Vm) -> None:
-    """Raise HostError where a machine's address is none of the network that the NIC sits on."""
-    for nic in vm.nics:
-        network = site.store.network(nic.network) if nic.network != USER_NETWORK else None
-        if network is None or not nic.address:
-            continue
-        subnet = ipaddress.IPv4Interface(network.address).network
-        if ipaddress.IPv4Address(nic.address) not in subnet:
-            problem = f"{nic.address} of {name} is no address of the network {nic.network}"
-            raise HostError(f"{problem}, {subnet}")
 
 
 # How it hears
@@ -246,10 +233,7 @@ def contradicting(
         for mac, address in told.items()
         if reserved.get(mac) != address and (address or mac not in named)
     }
-    subnet = ipaddress.IPv4Interface(network.address).network
-    # A network that is about to move forgets its leases when it does.
-    inside = {m: a for m, a in reserved.items() if ipaddress.IPv4Address(a) in subnet}
-    return dnsmasq.contradicting(leases(site, name), inside, gone)
+    return dnsmasq.contradicting(leases(site, name), reserved, gone)
 
 
 def contradicted(site: Site, network_name: str, name: str, item: Reservation | None) -> list[Lease]:

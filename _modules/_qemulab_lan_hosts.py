@@ -14,6 +14,7 @@ from _qemulab_keys import USER_NETWORK
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
 from _qemulab_keys import Vm
+from _qemulab_pillar_addresses import is_usable
 
 
 class Known(NamedTuple):
@@ -50,10 +51,15 @@ def known(name: str, network: Network, vms: Mapping[str, Vm]) -> list[Known]:
         longer declared has it and its successor, it is the first one's.
 
     A machine's name goes to one of its NICs: the one with an address, else the first. A declared
-    reservation stands before it: both for its MAC address and for its name.
+    reservation stands before it: both for its MAC address and for its name. An address that the
+    network has not (yet, or any more) is none: a name would lead to where nobody is.
     """
+
+    def usable(address: str) -> str:
+        return address if address and is_usable(network.address, address) else ""
+
     found = {
-        item.mac: Known(item.mac, item.address, host_name)
+        item.mac: Known(item.mac, usable(item.address), host_name)
         for host_name, item in sorted(network.reservations.items())
     }
     away = set()
@@ -69,7 +75,7 @@ def known(name: str, network: Network, vms: Mapping[str, Vm]) -> list[Known]:
         taken = vm_name in network.reservations or len(others) < len(here)
         for nic in others:
             called = vm_name if nic is own and not taken else ""
-            address = "" if nic.address in addresses else nic.address
+            address = "" if nic.address in addresses else usable(nic.address)
             found.setdefault(nic.mac, Known(nic.mac, address, called))
             order.setdefault(nic.mac, vm_name)
             addresses.add(address)
@@ -98,7 +104,11 @@ def names(name: str, network: Network, vms: Mapping[str, Vm]) -> dict[str, str]:
     A machine whose MAC address is reserved under another name has its own beside that.
     """
     found = {item.name: item.address for item in known(name, network, vms) if item.name}
-    addresses = {item.mac: item.address for item in network.reservations.values()}
+    addresses = {
+        item.mac: item.address
+        for item in network.reservations.values()
+        if is_usable(network.address, item.address)
+    }
     for vm_name, vm in vms.items():
         for nic in vm.nics:
             if nic.network == name and nic.mac in addresses:

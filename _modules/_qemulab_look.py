@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import _qemulab_disks as disks
 import _qemulab_host_written as written
-import _qemulab_lan_dhcp as lan
+import _qemulab_lan_addresses as addresses
 import _qemulab_process as process
 import _qemulab_spec as spec
 import _qemulab_vm_forwards as forwards
@@ -209,7 +209,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         supervised=status is not Status.UNMANAGED,
         unit=off or site.supervisor.has("vm", name),
         leases={
-            network: tuple((lease.mac, lease.address) for lease in lan.leases(site, network))
+            network: tuple((each.mac, each.address) for each in addresses.leases(site, network))
             for network in site.store.networks()
         },
         lost=tuple(each.says for each in lost(site, name)),

@@ -14,14 +14,19 @@ from _qemulab_keys import Vm
 from _qemulab_kinds import Notes
 
 
-def fits(network: Network, value: str, where: str, notes: Notes) -> None:
-    """Note an address that no machine of a network can have."""
-    host = ipaddress.IPv4Interface(network.address)
+def is_usable(on: str, value: str) -> bool:
+    """Return whether a machine can have an address; ``on`` is the host's on the same network."""
+    host = ipaddress.IPv4Interface(on)
     address = ipaddress.IPv4Address(value)
     ends = (host.network.network_address, host.network.broadcast_address)
-    if address not in host.network or address in ends or address == host.ip:
-        inside = f"an address of {host.network} that is not the host's own"
-        notes.fault(where, f"{address} is not {inside}")
+    return address in host.network and address not in ends and address != host.ip
+
+
+def fits(network: Network, value: str, where: str, notes: Notes) -> None:
+    """Note an address that no machine of a network can have."""
+    if not is_usable(network.address, value):
+        subnet = ipaddress.IPv4Interface(network.address).network
+        notes.fault(where, f"{value} is not an address of {subnet} that is not the host's own")
 
 
 def check(lab: Lab, notes: Notes) -> None:

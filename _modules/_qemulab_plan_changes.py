@@ -78,7 +78,8 @@ class Plan(NamedTuple):
         What the apply does.
 
     pending
-        What waits for a restart that nobody asked for.
+        What waits: for a restart that nobody asked for, or (with another effect than ``restart``)
+        for the network's own change.
 
     refused
         What is never done, because data would be lost.

@@ -21,7 +21,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_diff import members
 
 
-def naming(value: Any, declared: Any) -> Callable[[Plan], Plan]:
+def naming(value: Any, declared: Any, late: tuple[Change, ...] = ()) -> Callable[[Plan], Plan]:
     """
     Return what leaves those changes in a plan that a dry run and its apply name.
 
@@ -30,10 +30,15 @@ def naming(value: Any, declared: Any) -> Callable[[Plan], Plan]:
 
     declared
         The mapping that it was read from.
+
+    late
+        What waits beside what a plan has, and is not in its hands. Default: nothing.
     """
 
     def name(plan: Plan) -> Plan:
-        changes, pending = (named(every, value, declared) for every in (plan.changes, plan.pending))
+        changes, pending = (
+            named(every, value, declared) for every in (plan.changes, plan.pending + late)
+        )
         return plan._replace(changes=changes, pending=pending)
 
     return name

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from _qemulab_keys import Network
 from _qemulab_keys import Reservation
+from _qemulab_pillar_addresses import is_usable
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import MOVES
@@ -73,9 +74,10 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     """Return what makes a network as declared, and its link and processes as they should be."""
     old = leaves(facts.defined, skip=("reservations",)) if facts.defined else None
     found = differences(old, leaves(declared, skip=("reservations",)))
-    if any(change.path == ("address",) and change.effect == RESTART for change in found):
-        # Ranges and routes belong to the address: they wait together.
-        found = [c._replace(effect=RESTART) if c.path[0] == "dhcp" else c for c in found]
+    if facts.defined and facts.defined.address != declared.address:
+        found = [
+            c._replace(effect=RESTART) if belongs(c, facts.defined.address) else c for c in found
+        ]
     if not facts.machines:
         found = [at_rest(change) for change in found]
     restarts = [change for change in found if change.effect == RESTART]
@@ -99,6 +101,19 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     return Plan(tuple(others + restarts), tuple(pending), machines=machines)
 
 
+def belongs(change: Change, address: str) -> bool:
+    """
+    Return whether a change belongs to that of the network's address: the two wait together.
+
+    address
+        The host's until now. Ranges and routes are worked out from it, and a further name that
+        leads to where nobody can be yet is no use.
+    """
+    if change.path[:2] == ("dns", "names"):
+        return change.new is not None and not is_usable(address, change.new)
+    return change.path[0] == "dhcp"
+
+
 def plan_network_absent(facts: NetworkFacts) -> Plan:
     """Return what takes a network away."""
     found = []
@@ -116,7 +131,10 @@ def plan_network_absent(facts: NetworkFacts) -> Plan:
 
 
 def plan_reservation(
-    old: Reservation | None, new: Reservation | None, contradicted: bool = False
+    old: Reservation | None,
+    new: Reservation | None,
+    contradicted: bool = False,
+    early: bool = False,
 ) -> Plan:
     """
     Return what makes a reservation as declared.
@@ -129,8 +147,13 @@ def plan_reservation(
 
     contradicted
         Whether a lease stands that the new reservations do not allow.
+
+    early
+        Whether its network has not got the address yet that it belongs to: it waits for that.
     """
     found = differences(leaves(old) if old else None, leaves(new) if new else {})
+    if early:
+        return Plan(pending=tuple(found))
     if not contradicted:
         return Plan(tuple(found))
     found.append(fact("lease", "contradicts", "released", LIVE))

@@ -87,7 +87,7 @@ class VmFacts(NamedTuple):
     files: Mapping[str, str] = MappingProxyType({})
 
 
-def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
+def plan_vm(facts: VmFacts, declared: Vm, power: str, restarted: bool = False) -> Plan:
     """
     Return what makes a machine as declared.
 
@@ -99,6 +99,9 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
 
     power
         ``present`` (leave it as it is), ``running``.
+
+    restarted
+        Whether it is restarted anyway, for its network: nothing waits then. Default ``False``.
     """
     running = facts.started is not None
     base = facts.started if running else facts.defined
@@ -120,7 +123,7 @@ def plan_vm(facts: VmFacts, declared: Vm, power: str) -> Plan:
     dead = power == "running" and facts.status.is_dead
     if dead:
         restarts.append(fact("running", facts.status.value, True, RESTART))
-    elif restarts and declared.on_change != "restart":
+    elif restarts and not (restarted or declared.on_change == "restart"):
         pending, restarts = restarts, []
     if power == "running" and not running:
         others.append(fact("running", False, True, CREATE if base is None else LIVE))

@@ -75,7 +75,6 @@ def check_start(site: Site, name: str, vm: Vm) -> None:
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
     check_host(site, name, vm)
-    lan.check_addresses(site, name, vm)
     launch.surroundings(site, name, vm)
     probe.binary("qemu-img")
 

@@ -33,6 +33,16 @@ class Pressed(NamedTuple):
     since: float
 
 
+class Move(NamedTuple):
+    """
+    The host's address on a network in this run: when the network's state has been, and as declared.
+    Where the two differ, the network waits for the machines that run on it.
+    """
+
+    now: str
+    declared: str
+
+
 @dataclass
 class Underway:
     """It lives as long as its ``Site``, which is one run's: see ``site`` in ``_qemulab_face``."""
@@ -43,5 +53,9 @@ class Underway:
     """Machines that are on their way off, until their own state asks: by name."""
     promised: dict[str, Vm] = field(default_factory=dict)
     """Machines that a dry run has said it would make: their ports are theirs. By name."""
+    moves: dict[str, Move] = field(default_factory=dict)
+    """Networks whose states have been: their addresses. By name."""
+    restarted: set[str] = field(default_factory=set)
+    """Machines that a network's change restarts, as declared: nothing of theirs waits. By name."""
     leaving: set[str] = field(default_factory=set)
     """Machines that a dry run has said it would stop: what they hold is free by then."""

@@ -91,7 +91,7 @@ def conclude(
     warnings = list(outcome.get("warnings", ())) + outcome["notes"]
     if outcome["pending"]:
         ret["pending"] = outcome["pending"]
-        warnings.append(waiting(outcome["pending"], outcome["machines"]))
+        warnings += waiting(outcome["pending"], outcome["machines"])
     if outcome.get("ssh"):
         ret["comment"] = f"{ret['comment']}; {outcome['ssh']}"
     if outcome.get("how") in ("quit", "kill"):
@@ -133,10 +133,17 @@ def refusal(name: str, outcome: Mapping[str, Any]) -> str:
     )
 
 
-def waiting(pending: Mapping[str, Mapping[str, Any]], machines: list[str]) -> str:
-    """Return what waits for a restart, and how it is had."""
-    which = f" of {', '.join(machines)}" if machines else ""
-    how = "qemulab.vm_restart, or on_change: restart"
-    if machines:
-        how = "on_change: restart"
-    return f"these wait for a restart{which} ({how}): {values(pending)}"
+def waiting(pending: Mapping[str, Mapping[str, Any]], machines: list[str]) -> list[str]:
+    """Return what waits, and how it is had: by a restart, or with the address of its network."""
+    restarts = {key: item for key, item in pending.items() if item["effect"] == "restart"}
+    others = {key: item for key, item in pending.items() if key not in restarts}
+    found = []
+    if restarts:
+        which, how = "", "qemulab.vm_restart, or on_change: restart"
+        if machines:
+            which = f" of {', '.join(machines)}"
+            how = "on_change: restart of the network, or stop them and apply again"
+        found.append(f"these wait for a restart{which} ({how}): {values(restarts)}")
+    if others:
+        found.append(f"these wait for the new address of their network: {values(others)}")
+    return found

@@ -113,9 +113,19 @@ def test_what_waits_for_machines_names_them(conclude: Conclude) -> None:
     """A network cannot be restarted by itself."""
     pending = {"address": {"old": "10.0.3.1/24", "new": "10.0.9.1/24", "effect": "restart"}}
     assert conclude(False, pending=pending, machines=["a", "b"])["warnings"] == [
-        "these wait for a restart of a, b (on_change: restart): "
-        "address 10.0.3.1/24 -> 10.0.9.1/24\n"
+        "these wait for a restart of a, b (on_change: restart of the network, or stop them and "
+        "apply again): address 10.0.3.1/24 -> 10.0.9.1/24\n"
     ]
+
+
+def test_what_waits_for_its_network_is_told_apart(conclude: Conclude) -> None:
+    """No restart of the machine does it."""
+    address = {"nics:0:address": {"old": "10.0.3.7", "new": "10.0.9.7", "effect": "live"}}
+    waits = "these wait for the new address of their network: nics:0:address 10.0.3.7 -> 10.0.9.7"
+    assert conclude(False, pending=address)["warnings"] == [f"{waits}\n"]
+    lines = conclude(False, pending={**MEMORY, **address})["comment"].splitlines()
+    assert lines[-1] == waits
+    assert "memory" in lines[-2] and "10.0.9.7" not in lines[-2]
 
 
 @pytest.mark.parametrize("test", [False, True])
