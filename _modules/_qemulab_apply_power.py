@@ -71,7 +71,6 @@ def restart_as(site: Site, name: str, vm: Vm) -> None:
     with site.lock("vm", name):
         power.stop(site, name, vm.stop_grace)
         power.start(site, name, vm)
-    site.answers.forget()
 
 
 def reset(site: Site, name: str) -> None:
