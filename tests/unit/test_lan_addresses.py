@@ -44,7 +44,7 @@ def site(tmp_path: Path) -> Site:
     """Return a lab with one network on the old subnet and one machine on that."""
     site = Site("lab", str(tmp_path))
     host.write_all([site.store.network_as_file("vmlan", network("10.0.3"))])
-    site.store.store_vm("a", machine("10.0.3.7"), machine("10.0.3.7"))
+    site.store.keep_vm("a", machine("10.0.3.7"), machine("10.0.3.7"))
     return site
 
 
