@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import _qemulab_look as looks
 import _qemulab_power as power
+import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
@@ -61,6 +62,7 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
         vm = need_defined(site, name)
         if not lose_data:
             held.need_none(name, looks.lost(site, name))
+        hardware.find_known(site, name)  # or it would be off then, and not come back
         how = power.stop(site, name, vm.stop_grace)
         said = _start(site, name, vm)
     return how, said

@@ -22,6 +22,7 @@ import _qemulab_live as live
 import _qemulab_look as looks
 import _qemulab_power as power
 import _qemulab_spec as spec
+import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
 import _qemulab_vm_media as media
 from _qemulab_apply_converge import Outcome
@@ -146,6 +147,7 @@ def carry_out(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -
 
     Raises HostError where the host refuses.
     """
+    hardware.find_known(site, name)
     if facts.started is not None and plan.has(RESTART):
         power.stop(site, name, 0 if facts.status.is_dead else declared.stop_grace)
         power.start(site, name, declared)
@@ -293,6 +295,7 @@ def remove(site: Site, name: str, purge: bool) -> str:
             host.remove(path)
         for script_name in ("prepare", "powerdown"):
             host.remove(layout.vm(name) / script_name)
+        hardware.forget(site, name)
         host.remove_empty(layout.vm(name))
     lan.refresh(site, leaving=True)
     return "stopped" if purge else how  # how a purge did it is nobody's concern

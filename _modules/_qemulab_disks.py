@@ -17,6 +17,7 @@ from typing import NamedTuple
 import _qemulab_host as host
 import _qemulab_host_once as once
 import _qemulab_probe as probe
+import _qemulab_vm_hardware as hardware
 import _qemulab_vm_qcow2 as qcow2
 from _qemulab_host import HostError
 from _qemulab_keys import Disk
@@ -180,12 +181,15 @@ def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
     """
     Make the disks and variables that machines lack, let others grow; the machines are off.
 
+    What is installed on them knows the hardware that they were made for: with them that is chosen.
     Several at once, since most of it is waiting for the host's disk: what is synced together costs
     little more than one.
     """
     make_templates(site, vms)
     work: list[Callable[[], None]] = []
     for name, vm in vms.items():
+        if not site.layout.hardware_file(name).exists():
+            work.append(partial(hardware.keep, site, name, hardware.find(site, name)))
         host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
         once.remove_unfinished(site.layout.disks(name))
         for disk in vm.disks:

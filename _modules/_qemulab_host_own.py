@@ -20,7 +20,8 @@ LAB = {"lab.json", "written.json", *SCRIPTS, "networks", "vms", "units", "ssh", 
 """In a lab's directory."""
 HOST_KEY = {"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", ".new", ".new.pub"}
 """In a machine's directory: its host key, and one that is just being made."""
-MACHINE = {"vm.json", "written.json", "snapshots.json", "launch", "prepare", "powerdown", *HOST_KEY}
+KEPT = {"vm.json", "hardware", "written.json", "snapshots.json"}
+MACHINE = {*KEPT, "launch", "prepare", "powerdown", *HOST_KEY}
 """In a machine's directory, beside its disks."""
 PROCESSES = {"link", "hub", "dnsmasq", "dnsmasq.conf", "reservations", "hosts", "dhcp", "etc"}
 NETWORK = {"network.json", "written.json", *PROCESSES, "resolv.conf"}

@@ -15,6 +15,7 @@ import _qemulab_machine as machine
 import _qemulab_probe as probe
 import _qemulab_run_consoles as consoles
 import _qemulab_spec as spec
+import _qemulab_vm_hardware as hardware
 from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import USER_NETWORK
@@ -48,7 +49,8 @@ def surroundings(
     networks
         The networks it may sit on. Default: those that the lab has.
 
-    Raises HostError where QEMU, the firmware, the guest image or a network is missing.
+    Raises HostError where QEMU, the firmware, the guest image or a network is missing, or where a
+    newer release has made the machine.
     """
     layout = site.layout
     networks = site.store.all_networks() if networks is None else networks
@@ -65,6 +67,7 @@ def surroundings(
         qemu=probe.binary("qemu-system-x86_64"),
         accel=accel,
         uuid=spec.vm_uuid(site.lab, name),
+        hardware=hardware.find_known(site, name),
         qmp=layout.qmp(name),
         watch=layout.watch(name),
         serial=layout.serial(name),

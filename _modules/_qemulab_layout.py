@@ -176,6 +176,10 @@ class Layout(NamedTuple):
         """What a machine was, by the tag of each snapshot that has its memory."""
         return self.vm(name) / "snapshots.json"
 
+    def hardware_file(self, name: str) -> Path:
+        """The number of the hardware that a machine was made with."""
+        return self.vm(name) / "hardware"
+
     def launch(self, name: str) -> Path:
         """The script that becomes QEMU."""
         return self.vm(name) / "launch"

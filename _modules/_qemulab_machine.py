@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +35,13 @@ class Surroundings(NamedTuple):
     """
     What a machine needs from the host to be started: all that its declaration does not say.
 
-    Paths are as the machine's QEMU sees them.
+    Paths are as the machine's QEMU sees them. ``hardware`` is the number of what its guest finds.
     """
 
     qemu: str
     accel: str
     uuid: str
+    hardware: int
     qmp: Path
     watch: Path
     serial: Path
@@ -83,12 +85,29 @@ def argv(name: str, vm: Vm, around: Surroundings) -> list[str]:
     return [
         around.qemu,
         *identity(name, around),
+        *HARDWARE[around.hardware](vm, around),
+    ]
+
+
+def first_hardware(vm: Vm, around: Surroundings) -> list[str]:
+    """Return what a guest finds in a machine that was made by 0.1.0, or since."""
+    return [
         *platform(vm, around),
         *firmware(vm, around),
         *storage(vm, around),
         *network_cards(vm, around),
         *screen(vm, around),
     ]
+
+
+HARDWARE: dict[int, Callable[[Vm, Surroundings], list[str]]] = {1: first_hardware}
+"""
+What builds the hardware of a machine, by the number that it has kept since it was made.
+
+A number that a release has given out stays as it is: what is installed on a machine knows it by its
+devices, and where they sit. Other hardware is the next number, which machines get that are made
+from then on.
+"""
 
 
 def identity(name: str, around: Surroundings) -> list[str]:

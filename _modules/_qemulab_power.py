@@ -23,6 +23,7 @@ import _qemulab_launch as launch
 import _qemulab_live as live
 import _qemulab_probe as probe
 import _qemulab_process as process
+import _qemulab_vm_hardware as hardware
 import _qemulab_vm_left as left
 import _qemulab_vm_media as media
 from _qemulab_accel import blames_kvm
@@ -64,6 +65,7 @@ def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None
     if running is None:
         places.check(site, [name])
         left.need_reach(site, name)
+    hardware.find_known(site, name)
     ports.check(site, name, vm, running)
     media.check(site, name, vm, running)
     site.accel(vm.accel)

@@ -18,6 +18,7 @@ import _qemulab_host as host
 import _qemulab_launch as launch
 import _qemulab_power as power
 import _qemulab_spec as spec
+import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
 from _qemulab_host import HostError
 from _qemulab_keys import Vm
@@ -42,6 +43,9 @@ JOB_TIMEOUT = 600.0
 TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 BEFORE_LOAD = "qemulab-before-load"
 """Tag of what a machine that is off was before another snapshot is put back into its images."""
+
+NUMBER = "hardware"
+"""What the number of a machine's hardware is called beside its keys, of which none is that."""
 
 NO_SNAPSHOTS = "such an image holds no snapshot: qemu-img convert -O qcow2"
 
@@ -171,7 +175,7 @@ def remember(site: Site, name: str, tag: str, vm: Vm | None) -> None:
     path = site.layout.snapshots_file(name)
     known = {key: value for key, value in (host.read_json(path) or {}).items() if key != tag}
     if vm is not None:
-        known[tag] = plain(vm)
+        known[tag] = {**plain(vm), NUMBER: hardware.find(site, name)}
     if known:
         host.write_json(path, known)
     else:
@@ -189,8 +193,11 @@ def need_same(site: Site, name: str, tag: str, vm: Vm) -> None:
         return
     changes = differences(leaves(spec.stored(Vm, then)), leaves(vm))
     other = [each for each in changes if each.effect in (RESTART, RECREATE)]
-    if other:
-        said = ", ".join(f"{each.key} {each.old} -> {each.new}" for each in other)
+    words = [f"{each.key} {each.old} -> {each.new}" for each in other]
+    old, new = then.get(NUMBER, hardware.BEFORE), hardware.find(site, name)
+    words += [f"{NUMBER} {old} -> {new}"] if old != new else []
+    if words:
+        said = ", ".join(words)
         hint = "declare it as it was then, or put the disks alone back: memory=False"
         raise HostError(f"{name} is another machine than in {tag}: {said}", hint=hint)
 

@@ -20,6 +20,7 @@ import _qemulab_look as looks
 import _qemulab_schema as schema
 import _qemulab_spec as spec
 import _qemulab_vm_console as console
+import _qemulab_vm_hardware as hardware
 from _qemulab_plan_status import Status
 from _qemulab_site import Site
 
@@ -96,6 +97,8 @@ def vm_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
     ``unmanaged`` or ``unknown`` (it runs, but is not provably ours), or what QEMU says:
     ``running``, ``paused``, ``io-error`` and others.
 
+    ``hardware`` is the number of the hardware that it was made with: no release changes that.
+
     ``qmp`` is the socket that each command has to itself, qemulab's as well; ``watch`` is another
     one for whoever stays, from the machine's next start on where an older release has started it.
 
@@ -122,6 +125,7 @@ def vm_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
             "pid": pid or None,
             "definition": schema.plain(defined),
             "started": started and schema.plain(started),
+            "hardware": hardware.find(site, name),
             "disks": {
                 disk: {
                     "path": str(layout.disk(name, disk)),

@@ -56,6 +56,7 @@ def command_line(disks: list[str]) -> list[str] | None:
         qemu="qemu-system-x86_64",
         accel="tcg",
         uuid=spec.vm_uuid("lab", "a"),
+        hardware=1,
         qmp=layout.qmp("a"),
         watch=layout.watch("a"),
         serial=layout.serial("a"),

@@ -7,6 +7,7 @@ tests run in order on one lab: each stands on what the one before has shown.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ pytestmark = [
     pytest.mark.needs("qemu-system-x86_64", "socat", "dnsmasq", "ssh", "unshare", "nsenter", "xz"),
 ]
 
+VMS = "/var/lib/qemulab/lab/vms"
 LIVING = r"disks/.*\.qcow2|.*\.log|.*/dhcp/leases"
 """Files that the lab's own processes write to."""
 
@@ -78,6 +80,13 @@ def files(lab: Lab) -> dict[str, str]:
     return {path: what for path, what in found.items() if "qemulab" in path}
 
 
+def hardware(lab: Lab, name: str) -> list[str]:
+    """Return what a machine's guest finds, as its launch script has it for QEMU."""
+    words = shlex.split(lab.host.run(["tail", "-n", "1", f"{VMS}/{name}/launch"]).stdout)
+    options = ("-machine", "-cpu", "-smp", "-m", "-device", "-vga")
+    return [word for i, word in enumerate(words) if words[i - 1] in options]
+
+
 def test_there_is_a_lab_to_take_over() -> None:
     """Of each release, made by a commit that is named."""
     assert releases.kept()
@@ -128,16 +137,18 @@ def test_snapshots_are_there_and_go_back(lab: Taken) -> None:
 
 
 def test_a_restart_is_no_change_either(lab: Taken) -> None:
-    """Of the machine that has not been started by this release yet; the others' go on."""
-    was = lab.pids()
+    """Of the machine that this release has not started yet: it has the hardware that it had."""
+    was, had = lab.pids(), hardware(lab, "worker1")
     lab.call("vm_restart", "worker1")
+    assert hardware(lab, "worker1") == had
+    assert lab.call("vm_info", "worker1")["hardware"] == 1
     lab.unchanged()
     assert {name for name, pid in lab.pids().items() if pid != was[name]} == {"worker1"}
 
 
 def test_it_is_taken_away_and_comes_back_whole(lab: Taken) -> None:
     """By clean and an apply; what was on its disks is there, its snapshots too."""
-    disk = "/var/lib/qemulab/lab/vms/worker2/disks/hda.qcow2"
+    disk = f"{VMS}/worker2/disks/hda.qcow2"
     said = lab.apply("lab.clean", declared=lab.declared, test=True)
     assert lab.changes(lab.apply("lab.clean", declared=lab.declared)) == lab.changes(said)
     assert "processes" not in lab.leftovers()

@@ -184,6 +184,7 @@ def surroundings(lab: Any, name: str, each: Vm) -> Surroundings:
         qemu="/usr/bin/qemu-system-x86_64",
         accel="tcg",
         uuid=spec.vm_uuid(lab.name, name),
+        hardware=1,
         qmp=layout.qmp(name),
         watch=layout.watch(name),
         serial=layout.serial(name),

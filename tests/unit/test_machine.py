@@ -33,6 +33,7 @@ AROUND = Surroundings(
     qemu="/usr/bin/qemu-system-x86_64",
     accel="kvm",
     uuid="d72c0654-e722-56ac-abcc-d7543fc72899",
+    hardware=1,
     qmp=RUN / "qmp.sock",
     watch=RUN / "watch.sock",
     serial=RUN / "serial.sock",

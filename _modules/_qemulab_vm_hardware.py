@@ -1,0 +1,52 @@
+"""
+Which hardware a machine has: a number, chosen when the machine is made and kept beside its disks.
+
+What was installed on them has seen that hardware. So the number stays as long as they do, whatever
+release is installed later; a machine that is made gets the newest.
+"""
+
+from __future__ import annotations
+
+import _qemulab_host as host
+import _qemulab_host_own as own
+import _qemulab_machine as machine
+from _qemulab_host import HostError
+from _qemulab_site import Site
+
+BEFORE = 1
+"""What a machine has that keeps no number: 0.1.0 kept none."""
+
+
+def find(site: Site, name: str) -> int:
+    """Return the number of a machine's hardware; of one that is not made yet, the newest."""
+    path = site.layout.hardware_file(name)
+    text = host.read(path)
+    if text is None:
+        return BEFORE if own.machine(site.layout, name) else max(machine.HARDWARE)
+    try:
+        return int(text)
+    except ValueError as err:
+        hint = f"write the number that it had into it, {BEFORE} where 0.1.0 has made {name}"
+        raise HostError(f"{path} is damaged: it holds no number", hint=hint) from err
+
+
+def find_known(site: Site, name: str) -> int:
+    """Return what ``find`` does. Raises HostError where this release cannot build it."""
+    number = find(site, name)
+    if number not in machine.HARDWARE:
+        problem = f"a newer qemulab has made {name}: its hardware is number {number}"
+        hint = f"this release knows none above {max(machine.HARDWARE)}: install that one again"
+        raise HostError(problem, hint=hint)
+    return number
+
+
+def keep(site: Site, name: str, number: int) -> None:
+    """Keep the number of a machine's hardware, for good."""
+    host.write(site.layout.hardware_file(name), f"{number}\n")
+
+
+def forget(site: Site, name: str) -> None:
+    """Forget the number of a machine of which nothing else is left."""
+    path = site.layout.hardware_file(name)
+    if own.machine(site.layout, name) == [path]:
+        host.remove(path)
