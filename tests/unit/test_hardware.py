@@ -40,7 +40,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(site: Site, name: str) -> list[str]:
     """Make a machine, and return the command line that it is started with."""
     disks.make_images(site, {name: VM})
-    site.store.store_vm(name, VM, None)
+    site.store.keep_vm(name, VM, None)
     return launch.argv(site, name, VM)
 
 
@@ -61,7 +61,7 @@ def test_a_machine_keeps_the_hardware_that_it_was_made_with(
 
 def test_what_keeps_no_number_has_the_first(site: Site, newer: None) -> None:
     """It was made by 0.1.0: as it was defined there, or as its disks were left."""
-    site.store.store_vm("defined", VM, None)
+    site.store.keep_vm("defined", VM, None)
     site.layout.disks("disks").mkdir(parents=True)
     site.layout.disk("disks", "hda").write_bytes(b"")
     for name in ("defined", "disks"):
