@@ -95,11 +95,9 @@ def write_known_hosts(site: Site) -> None:
         if words and site.layout.host_key(name).exists():
             lines.append(" ".join([name, *words]) + "\n")
     text = "".join(lines)
-    path = site.layout.known_hosts
-    if text or os.path.lexists(path):
-        written.write(site.layout.lab_written, [host.File(path, text)])
-    else:
-        written.forget(site.layout.lab_written, [path])
+    path, record = site.layout.known_hosts, site.layout.lab_written
+    if text or os.path.lexists(path) or path in written.changed(record):
+        written.write(record, [host.File(path, text)])
 
 
 def users_directory() -> Path | None:

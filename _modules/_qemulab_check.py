@@ -138,6 +138,7 @@ def remove_files(site: Site, purge: bool) -> None:
     """Remove a lab's own files; with ``purge`` all of them. What labs share stays."""
     layout = site.layout
     host.remove(layout.lab_file)
+    host.remove(layout.lab_written)
     host.remove(layout.lab_runtime)
     host.remove(layout.templates)
     if purge:

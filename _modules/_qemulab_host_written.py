@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -63,20 +62,6 @@ def write(record: Path, files: Sequence[File], others: Iterable[File] = ()) -> s
         done = host.write_all([*files, *others])
         _keep(record, during, {**during, **new})
     return done
-
-
-def forget(record: Path, paths: Collection[Path]) -> None:
-    """Keep nothing more of files that are removed."""
-    if not record.exists():
-        return
-    gone = {str(path) for path in paths}
-    with _held(record.parent):
-        before = _read(record)
-        after = {path: marks for path, marks in before.items() if path not in gone}
-        if after:
-            _keep(record, before, after)
-        else:
-            host.remove(record)
 
 
 def changed(record: Path) -> dict[Path, str]:

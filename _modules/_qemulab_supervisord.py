@@ -443,5 +443,3 @@ class Supervisord:
         for path in (layout.supervisord_socket, self._pidfile, layout.units, self._configuration):
             host.remove(path)
         host.remove(layout.console_cutter)
-        cutting = [file.path for file in self._cutting(host.USER)]
-        written.forget(layout.lab_written, [self._configuration, *cutting])

@@ -263,10 +263,8 @@ class Systemd:
 
     def close(self) -> None:
         """Remove what is the lab's, and the templates where no lab has an instance left."""
-        cutting = self._cutting(host.USER)
-        for path in cutting:
+        for path in self._cutting(host.USER):
             host.remove(path)
-        written.forget(self._layout.lab_written, cutting)
         # Those of machines whose files somebody has removed are still there.
         for kind, lab, name in instances(host.list_directory(SYSTEMD_DIRECTORY)):
             if lab == self._layout.lab:

@@ -116,14 +116,3 @@ def test_a_damaged_record_keeps_nothing_until_files_are_written(
         assert written.changed(record) == {}
     written.write(record, files(tmp_path))
     assert written.changed(record) == {}
-
-
-def test_what_is_forgotten_is_not_missed(record: Path, tmp_path: Path) -> None:
-    """With the last file goes the record."""
-    for name in ("conf", "script"):
-        (tmp_path / name).unlink()
-    written.forget(record, [tmp_path / "conf"])
-    assert written.changed(record) == {tmp_path / "script": "absent"}
-    written.forget(record, [tmp_path / "script"])
-    assert not record.exists()
-    written.forget(record, [tmp_path / "script"])
