@@ -120,7 +120,7 @@ def test_every_edited_file_is_put_back(lab: Lab) -> None:
 
 
 def test_every_file_that_is_removed_is_put_back(lab: Lab) -> None:
-    """No process is started anew for it."""
+    """Machine and hub keep their processes."""
     files = own_files(lab)
     before, running = texts(lab, files), pids(lab)
     lab.host.run(["rm", *before])
