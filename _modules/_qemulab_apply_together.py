@@ -60,7 +60,7 @@ def start_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
     told
         Networks that know of them already. Default: none.
 
-    One that cannot be started is left to its own state, which then tells why.
+    A machine that cannot be started is passed over: its own state tries again and tells why.
     """
     off = {
         name: vm
@@ -122,8 +122,8 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
     names, plan
         Which, and what returns the plan that each one's own state is to report.
 
-    One that does not run, that is not defined or that another apply is at, is left to its own
-    state.
+    A machine is passed over, and its own state stops it, where it is off, is not defined, or is
+    locked by another apply.
     """
     for name in names:
         if name in site.run.pressed or not site.status("vm", name).alive:
@@ -147,7 +147,8 @@ def stop_early(site: Site) -> None:
     """
     Stop the machines that were started with a network that has failed: their states will not run.
 
-    One that cannot be stopped is left as it is; that the network has failed is what is to be told.
+    A machine that cannot be stopped stays as it is: what the user has to read is that the network
+    has failed.
     """
     names = [name for kind, name in site.run.early if kind == "vm"]
     site.run.early.clear()

@@ -33,8 +33,9 @@ class Package(NamedTuple):
 
     checked
         ``installed`` (its binary was looked up on a running host), ``files`` (the distribution's
-        published file list or package page), ``spec`` (its published build recipe), or empty:
-        known from use only.
+        published file list or package page, or a published list of what a host of it has), ``spec``
+        (its published build recipe), or empty: known from use only. ``docs/platforms.md`` names the
+        sources, and each name that has none.
     """
 
     name: str
@@ -65,9 +66,23 @@ _DEBIAN = {
 }
 
 _UBUNTU = {
-    **{purpose: Package(package.name) for purpose, package in _DEBIAN.items()},
+    # Debian's names: it is made from Debian's source packages.
+    "qemu-system-x86_64": Package("qemu-system-x86"),
+    "qemu-img": Package("qemu-utils"),
+    FIRMWARE: Package("ovmf", "files"),
+    "socat": Package("socat", "files"),
+    "dnsmasq": Package("dnsmasq-base"),
     "dhcp_release": Package("dnsmasq-utils", "files"),
+    "ip": Package("iproute2", "files"),
+    "ss": Package("iproute2", "files"),
+    "ssh": Package("openssh-client", "files"),
+    "ssh-keygen": Package("openssh-client", "files"),
     "busybox": Package("busybox-static", "files"),
+    "depmod": Package("kmod"),
+    "mount": Package("mount", "files"),
+    "nsenter": Package("util-linux", "files"),
+    "setpriv": Package("util-linux", "files"),
+    "unshare": Package("util-linux", "files"),
 }
 
 _SUSE = {
@@ -95,16 +110,16 @@ _FEDORA = {
     "qemu-system-x86_64": Package("qemu-system-x86-core", "spec"),
     "qemu-img": Package("qemu-img", "spec"),
     FIRMWARE: Package("edk2-ovmf", "spec"),
-    "socat": Package("socat"),
+    "socat": Package("socat", "spec"),
     "dnsmasq": Package("dnsmasq", "spec"),
     "dhcp_release": Package("dnsmasq-utils", "spec"),
     "ip": Package("iproute", "spec"),
     "ss": Package("iproute", "spec"),
-    "ssh": Package("openssh-clients"),
-    "ssh-keygen": Package("openssh"),
+    "ssh": Package("openssh-clients", "spec"),
+    "ssh-keygen": Package("openssh", "spec"),
     # Fedora's busybox is the static one.
     "busybox": Package("busybox", "spec"),
-    "depmod": Package("kmod"),
+    "depmod": Package("kmod", "spec"),
     "mount": Package("util-linux-core", "spec"),
     "nsenter": Package("util-linux-core", "spec"),
     "setpriv": Package("util-linux", "spec"),
@@ -131,7 +146,7 @@ ASIDE: Mapping[str, Mapping[str, Package]] = {
         # Ubuntu has no cloud flavour of Debian's kind; this is its kernel without firmware blobs.
         KERNEL: Package("linux-image-virtual", "files"),
         "sshd": Package("openssh-server"),
-        "rsync": Package("rsync"),
+        "rsync": Package("rsync", "files"),
         "zstd": Package("zstd"),
     },
     "suse": {

@@ -244,6 +244,14 @@ def systemd_drop_in(unit: Unit) -> str:
 
 # supervisord
 
+TRIES = 10
+"""Starts that fail one after another before it gives up: each waits a second longer for its turn.
+
+Source: supervisor.process, ``Subprocess.change_state`` and ``transition``.
+"""
+TRIES_OF_PATIENT = 1_000_000
+"""As good as for ever: after a night they are four minutes apart."""
+
 
 def supervisord_value(text: Path | str) -> str:
     """Return a value for supervisord's configuration, where ``%`` begins an expression."""
@@ -263,7 +271,7 @@ def supervisord_program(unit: Unit, wrapper: Path, log: Path) -> str:
         f"autorestart={'true' if unit.always else 'unexpected'}",
         "exitcodes=0",
         "startsecs=1",
-        "startretries=10",
+        f"startretries={TRIES_OF_PATIENT if unit.patient else TRIES}",
         "stopsignal=TERM",
         f"stopwaitsecs={unit.grace}",
         "killasgroup=true",

@@ -22,6 +22,7 @@ pytestmark = [
 
 STATES = "/usr/share/salt-formulas/states"
 EXAMPLE = "/usr/share/salt-formulas/metadata/lab/pillar.example"
+APPARMOR = "/etc/apparmor.d/abstractions/qemulab-dnsmasq"
 FAULTS = re.compile("warn|deprecat|error", re.IGNORECASE)
 """What no build may say."""
 
@@ -134,6 +135,12 @@ def test_a_formula_by_spm(namespace_host: harness.Host, tree: Path) -> None:
     assert "vm_running a" in minion.apply("lab", "test=True")
 
 
+def brings_apparmors_lines(host: harness.Host) -> None:
+    """Look whether a package has put the lines for AppArmor where a profile includes them."""
+    lines = (harness.REPO / "conf/apparmor/qemulab-dnsmasq").read_text(encoding="utf-8")
+    assert host.run(["cat", APPARMOR]).stdout == lines
+
+
 def compile_beside(host: harness.Host) -> None:
     """Leave in an installed formula what a minion does that finds the modules by module_dirs."""
     host.run(["test", "-s", EXAMPLE])
@@ -153,9 +160,11 @@ def test_an_rpm(namespace_host: harness.Host, sdist: Path, tmp_path: Path) -> No
     minion.configure({"file_roots": {"base": [STATES]}, "module_dirs": [STATES]})
     assert minion.call("qemulab.file_root") == STATES
     assert "vm_running a" in minion.apply("lab", "test=True")
+    brings_apparmors_lines(host)
     compile_beside(host)
     host.run(["rpm", "--erase", "qemulab-formula"])
-    assert host.run(["test", "-e", "/usr/share/salt-formulas"], check=False).returncode != 0
+    for gone in ("/usr/share/salt-formulas", APPARMOR):
+        assert host.run(["test", "-e", gone], check=False).returncode != 0
 
 
 @pytest.mark.needs("dpkg-buildpackage", "dh")
@@ -180,9 +189,11 @@ def test_a_debian_package(namespace_host: harness.Host, tree: Path) -> None:
     minion.configure(readme.split("qemulab.conf:\n")[1].split("\nCopy ")[0])
     assert minion.call("qemulab.file_root") == STATES
     minion.lives()
+    brings_apparmors_lines(host)
     compile_beside(host)
     host.run(["dpkg", "--purge", "qemulab"])
-    assert host.run(["test", "-e", "/usr/share/salt-formulas"], check=False).returncode != 0
+    for gone in ("/usr/share/salt-formulas", APPARMOR):
+        assert host.run(["test", "-e", gone], check=False).returncode != 0
 
 
 def test_an_upgrade_touches_no_lab(host: harness.Host, wheel: Path) -> None:

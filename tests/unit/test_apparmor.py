@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import _qemulab_dnsmasq as dnsmasq
+import _qemulab_doctor as doctor
 import _qemulab_host_apparmor as apparmor
+import _qemulab_spec as spec
 import pytest
 from _qemulab_layout import Layout
+from _qemulab_supervisors import STOPPED
+from _qemulab_supervisors import UnitStatus
 
 # /sys/kernel/security/apparmor/profiles, with the names of Debian's and of older profiles.
 LOADED = """\
@@ -69,6 +74,42 @@ def test_what_is_enforced_is_told_with_the_lines_to_add(folder: Path) -> None:
     (folder / "local").unlink()
     (folder / "loaded").unlink()
     assert apparmor.problem(layout) is None
+
+
+OTHERS = (
+    *("multicast", "memory", "disk_space", "network_managers"),
+    *("accelerator", "uefi_variables", "in_the_way"),
+)
+
+
+class Off:
+    """A lab of which nothing runs."""
+
+    layout = Layout("lab")
+
+    def status(self, _kind: str, _name: str) -> UnitStatus:
+        """Return that nothing does."""
+        return STOPPED
+
+
+def test_the_doctor_and_the_apply_tell_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the kernel's file to what a person reads; for a lab with a network alone."""
+    for name in OTHERS:
+        monkeypatch.setattr(doctor, name, lambda *_: [])
+    site: Any = Off()
+    says, do = apparmor.problem(site.layout) or ("", "")
+    with_network = spec.from_pillar({"networks": {"n": {}}}).lab
+    (told,) = doctor.before_start(with_network, site)[1]
+    assert str(told) == f"fail  AppArmor: {says}; {do}"
+    assert doctor.examine(with_network, site, [doctor.confinement]) == [told]
+    assert doctor.confinement in doctor.CHECKS
+    without = spec.from_pillar({"networks": {}, "vms": {"a": {"nics": []}}}).lab
+    assert doctor.before_start(without, site) == ([], [])
+    (folder / "loaded").write_text(LOADED.format(mode="complain"), encoding="utf-8")
+    assert doctor.before_start(with_network, site) == ([], [])
+    (folder / "loaded").write_text(LOADED.format(mode="enforce"), encoding="utf-8")
+    (folder / "local").write_text(f"include <{apparmor.ABSTRACTION}>\n", encoding="utf-8")
+    assert doctor.before_start(with_network, site) == ([], [])
 
 
 def test_the_lines_that_packages_bring_name_all_that_dnsmasq_opens(repo: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import _qemulab_distribution as distribution
 import pytest
 
@@ -74,8 +77,26 @@ def test_every_family_has_every_purpose() -> None:
         aside = distribution.ASIDE[name]
         assert set(aside) >= {"kernel", "sshd", "rsync"}
         assert not set(table) & set(aside)
-        for each in (*table.values(), *aside.values()):
-            assert each.checked in ("", "installed", "files", "spec")
+
+
+def test_a_name_has_a_source_or_is_listed_as_known_from_use_only(repo: Path) -> None:
+    """The page for readers says which names were held against nothing: all of them, no other."""
+    text = (repo / "docs/platforms.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("| table | names known from use only |\n|---|---|\n")
+    listed = {}
+    for line in table.partition("\n\n")[0].splitlines():
+        title, names = line.strip("| ").split(" | ")
+        listed[title] = set(re.findall("`([^`]+)`", names))
+    titles = {"debian": "Debian", "ubuntu": "Ubuntu", "suse": "openSUSE", "fedora": "Fedora"}
+    for family, title in titles.items():
+        packages = [
+            *distribution.TABLE[family].values(),
+            *distribution.ASIDE[family].values(),
+        ]
+        assert {each.checked for each in packages} <= {"", "installed", "files", "spec"}
+        assert {each.name for each in packages if not each.checked} == listed.pop(title)
+    assert listed == {"`tests/packages.txt`, for zypper and dnf": set()}
+    assert titles.keys() == distribution.TABLE.keys() == distribution.ASIDE.keys()
 
 
 def test_no_debian_package_starts_a_service() -> None:

@@ -67,3 +67,16 @@ def test_the_sls_files_are_found_beside_the_modules(repo: Path, tmp_path: Path) 
     assert tree.file_root(tmp_path / "_modules") is None
     (tmp_path / "lab/init.sls").touch()
     assert tree.file_root(tmp_path / "_modules") == tmp_path
+
+
+def test_packages_that_may_write_to_etc_bring_the_lines_for_apparmor(repo: Path) -> None:
+    """The source distribution has them, for the RPM; SPM and the wheel put nothing into /etc."""
+    lines = "conf/apparmor/qemulab-dnsmasq"
+    assert "graft conf" in read(repo, "MANIFEST.in").splitlines()
+    assert f"{lines} etc/apparmor.d/abstractions" in read(repo, "debian/qemulab.install")
+    spec = read(repo, "packaging/qemulab-formula.spec")
+    assert f"{lines} %{{buildroot}}%{{_sysconfdir}}/apparmor.d/abstractions" in spec
+    for without in ("FORMULA", "setup.cfg"):
+        assert "apparmor" not in read(repo, without)
+    page = read(repo, "docs/packages.md").partition("## AppArmor")[2]
+    assert "A wheel and SPM cannot bring the file" in page

@@ -151,8 +151,15 @@ def test_systemd_makes_the_directory_of_the_sockets_where_it_can() -> None:
 
 
 def test_what_waits_for_the_host_is_tried_for_good() -> None:
-    """systemd gives up otherwise: after five tries in a minute. Source: systemd.unit(5)"""
-    text = units.systemd_drop_in(VM._replace(patient=True))
+    """
+    systemd gives up otherwise, after five tries in a minute, and supervisord after ten, in one.
+
+    Source: systemd.unit(5), and supervisord's documentation of ``startretries``.
+    """
+    patient = VM._replace(patient=True)
+    program = units.supervisord_program(patient, Path("/w"), Path("/l"))
+    assert "startsecs=1\nstartretries=1000000\n" in program
+    text = units.systemd_drop_in(patient)
     assert "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=5\n" in text
 
 

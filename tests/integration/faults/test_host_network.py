@@ -211,6 +211,7 @@ def test_a_network_manager_gets_no_address_from_the_lab(lab: Lab) -> None:
 
 
 LATE = "192.0.2.7"
+LATE_SERVICE = "qemulab-vm@lab:late.service"
 
 
 def with_late(**more: Any) -> dict[str, Any]:
@@ -220,7 +221,11 @@ def with_late(**more: Any) -> dict[str, Any]:
     return {**DECLARED, "vms": {**DECLARED["vms"], "late": late}}
 
 
-@ON_SYSTEMD
+def late_address(lab: Lab, change: str) -> None:
+    """Have the host get (``add``) or lose (``del``) the address."""
+    lab.host.run(["ip", "address", change, f"{LATE}/32", "dev", "lo"])
+
+
 def test_an_address_that_comes_late_is_waited_for(lab: Lab) -> None:
     """It is named before the start; a machine that has run is tried until the address is back."""
     for test in (True, False):
@@ -228,23 +233,41 @@ def test_an_address_that_comes_late_is_waited_for(lab: Lab) -> None:
         said = f"host_address: the host has no address {LATE}; ip address shows its own"
         assert said in states["vm_running late"]["comment"]
         assert states["vm_running a"]["result"] is True
-    lab.host.run(["ip", "address", "add", f"{LATE}/32", "dev", "lo"])
+    late_address(lab, "add")
     lab.apply(declared=with_late(autostart=True))
-    service = "qemulab-vm@lab:late.service"
-    show = ["systemctl", "show", "-P"]
-    limit = lab.host.run([*show, "StartLimitIntervalUSec", service]).stdout.strip()
-    assert limit == "0"
-    lab.host.run(["ip", "address", "del", f"{LATE}/32", "dev", "lo"])
-    lab.host.run(["systemctl", "kill", "--signal=KILL", service])
-
-    def tried() -> int:
-        return int(lab.host.run([*show, "NRestarts", service]).stdout)
-
-    harness.wait_for(lambda: tried() >= 2, 20, "a second try")
-    lab.host.run(["ip", "address", "add", f"{LATE}/32", "dev", "lo"])
+    late_address(lab, "del")
+    lab.host.run(["kill", "-KILL", str(lab.pids()["late"])])
+    harness.wait_for(lambda: tries(lab) >= 2, 20, "a second try")
+    late_address(lab, "add")
     harness.wait_for(lambda: len(qemus(lab)) == 2, 10, "the machine")
     lab.call("vm_remove", "late", "purge=True")
-    lab.host.run(["ip", "address", "del", f"{LATE}/32", "dev", "lo"])
+    late_address(lab, "del")
+
+
+def tries(lab: Lab) -> int:
+    """Return how often the supervisor has started the machine again."""
+    if lab.host.supervisor == "systemd":
+        return int(lab.host.run(["systemctl", "show", "-P", "NRestarts", LATE_SERVICE]).stdout)
+    log = lab.host.path("/var/log/qemulab/lab/vm-late.log").read_text(encoding="utf-8")
+    return log.count(f"'tcp:{LATE}:10999-:22'")
+
+
+@ON_SYSTEMD
+def test_a_start_with_the_host_waits_for_an_address(lab: Lab) -> None:
+    """The host boots, and the address comes later than systemd would try the machine."""
+    late_address(lab, "add")
+    lab.apply(declared=with_late(autostart=True))
+    limit = ["systemctl", "show", "-P", "StartLimitIntervalUSec", LATE_SERVICE]
+    assert lab.host.run(limit).stdout.strip() == "0"
+    late_address(lab, "del")
+    lab.host.run(["systemctl", "stop", LATE_SERVICE])
+    # As the target of a boot starts it.
+    lab.host.run(["systemctl", "start", "--no-block", LATE_SERVICE])
+    harness.wait_for(lambda: tries(lab) >= 1, 20, "a second try")
+    late_address(lab, "add")
+    harness.wait_for(lambda: len(qemus(lab)) == 2, 10, "the machine")
+    lab.call("vm_remove", "late", "purge=True")
+    late_address(lab, "del")
 
 
 @ON_SUPERVISORD
