@@ -15,9 +15,9 @@ include:
 {%- endfor %}
     - require:
       - sls: lab.present
-{%- endfor %}
 
-{%- for item in lab.stale_reservations %}
+{#- Behind their network at once, so that what it restarts asks for its new address. #}
+{%- for item in lab.stale_reservations if item.network == name %}
 
 {{ ("lab-reservation:" ~ item.network ~ ":" ~ item.name) | json }}:
   qemulab.reservation_absent:
@@ -28,7 +28,7 @@ include:
       - qemulab: {{ ("lab-network:" ~ item.network) | json }}
 {%- endfor %}
 
-{%- for item in lab.reservations %}
+{%- for item in lab.reservations if item.network == name %}
 
 {{ ("lab-reservation:" ~ item.network ~ ":" ~ item.name) | json }}:
   qemulab.reservation_present:
@@ -39,4 +39,5 @@ include:
     - lab: {{ lab.name | json }}
     - require:
       - qemulab: {{ ("lab-network:" ~ item.network) | json }}
+{%- endfor %}
 {%- endfor %}
