@@ -234,8 +234,14 @@ def test_a_file_that_a_release_writes_otherwise_is_no_change(lab: Lab) -> None:
     assert set(put_back_keys["vm_running a"]) == {"files:launch"}
 
 
-def test_nothing_is_left_of_it(lab: Lab) -> None:
-    """The records go with what they are about."""
-    lab.apply("lab.purge", declared=DECLARED)
-    found = lab.host.run(["find", "/var/lib/qemulab", "-name", "written.json"]).stdout
-    assert found == ""
+@pytest.mark.parametrize("sls", ["lab.clean", "lab.purge"])
+def test_nothing_is_left_of_it(lab: Lab, sls: str) -> None:
+    """The records go with what they are about, and what comes back has them again."""
+    lab.apply(declared=DECLARED)
+    lab.apply(sls, declared=DECLARED)
+    records = ["find", "/var/lib/qemulab", "-name", "written.json"]
+    assert lab.host.run(records).stdout == ""
+    lab.apply(declared=DECLARED)
+    assert lab.changes(lab.apply(declared=DECLARED)) == {}
+    found = lab.host.run(records).stdout.split()
+    assert {f"{STATE}/{name}" for name in RECORDS} <= set(found)
