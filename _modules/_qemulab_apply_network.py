@@ -37,6 +37,7 @@ from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_named import naming
 from _qemulab_plan_network import NetworkFacts
+from _qemulab_plan_network import network_after
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_network import plan_reservation
@@ -122,7 +123,7 @@ def ensure(
         if facts.link == "other" and not test:
             facts = wait_for_link(site, name, declared)
         plan = plan_network(facts, declared)
-        now = networks.effective(facts.defined, declared, plan).address
+        now = network_after(facts.defined, declared, plan).address
         site.run.moves[name] = Move(now, declared.address)
         # Before anything is changed, or those behind it would be left on the old network.
         for machine in plan.machines if plan.has(RESTART) else ():
@@ -202,7 +203,7 @@ def carry_out(
     networks.check_start(site, name, declared, facts)
     for program in ("socat", "dnsmasq"):
         probe.binary(program)
-    network = networks.effective(facts.defined, declared, plan)
+    network = network_after(facts.defined, declared, plan)
     row = together.find_startable(site, name, facts, network, row, plan.takes(LINK))
     for host_name, item in row.reservations.items():
         network = lan.with_reservation(network, host_name, item)

@@ -4,7 +4,6 @@ A network's link and processes on the host: its files written, started, stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import shlex
 from collections.abc import Callable
@@ -27,8 +26,6 @@ from _qemulab_host import File
 from _qemulab_host import HostError
 from _qemulab_keys import Network
 from _qemulab_keys import Vm
-from _qemulab_plan_changes import Plan
-from _qemulab_plan_diff import merged
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_site import Site
 from _qemulab_units import Unit
@@ -67,15 +64,6 @@ def end_orphans(site: Site, name: str, network: Network) -> None:
     """
     for pid, word in orphans(site, name, network).values():
         process.end(pid, word, END_TIMEOUT)
-
-
-def effective(old: Network | None, declared: Network, plan: Plan) -> Network:
-    """Return the network as it is after a plan: what is pending stays as it was."""
-    if old is None:
-        return declared
-    # They have states of their own.
-    declared = dataclasses.replace(declared, reservations=old.reservations)
-    return merged(old, declared, plan.waiting())
 
 
 def tun_device(lab: str, name: str) -> str:

@@ -4,6 +4,7 @@ The planner, for networks and their reservations. Pure.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from _qemulab_plan_changes import at_rest
 from _qemulab_plan_changes import fact
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
+from _qemulab_plan_diff import merged
 from _qemulab_plan_files import file_changes
 from _qemulab_plan_status import Status
 
@@ -99,6 +101,14 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     others += file_changes(facts.files)
     machines = facts.machines if restarts or pending else ()
     return Plan(tuple(others + restarts), tuple(pending), machines=machines)
+
+
+def network_after(old: Network | None, declared: Network, plan: Plan) -> Network:
+    """Return a network as it is after a plan; its reservations have states of their own."""
+    if old is None:
+        return declared
+    declared = dataclasses.replace(declared, reservations=old.reservations)
+    return merged(old, declared, plan.waiting())
 
 
 def belongs(change: Change, address: str) -> bool:
