@@ -57,7 +57,8 @@ def has_to_wait(site: Site, network: str, name: str, address: str) -> bool:
     if move is not None and is_usable(move.declared, address):
         return True
     subnet = ipaddress.IPv4Interface(now).network
-    raise HostError(f"{address} of {name} is no address of the network {network}, {subnet}")
+    problem = f"{address} of {name} is no address of the network {network}, {subnet}"
+    raise HostError(problem, hint="declare one of it; a new address of the network is applied first")
 
 
 def as_far_as_possible(site: Site, name: str, declared: Vm) -> Vm:
