@@ -166,9 +166,13 @@ def ensure_stopped(site: Site, test: bool = False) -> Outcome:
     how: dict[str, str] = {}
 
     def look() -> tuple[Plan, None]:
-        runs = {name: looks.runs(site, name) for name in site.store.vms()}
+        # Of some there may be nothing left but what runs.
+        found = vm_left.machines(site)
+        runs = {name: looks.runs(site, name) for name in {*site.store.vms(), *found}}
         gone = [says for name in runs if runs[name] for says in machines.says_lost(site, name)]
-        return plan_lab.plan_lab_stopped(runs)._replace(notes=tuple(gone)), None
+        alone = [vm_left.says_alone(name, pid) for name, pid in found.items() if not runs[name]]
+        plan = plan_lab.plan_lab_stopped(dict(sorted(runs.items())))
+        return plan._replace(notes=(*gone, *alone)), None
 
     def act(plan: Plan, _seen: None) -> None:
         how.update(stop_all(site, plan.below("vms")))

@@ -23,6 +23,14 @@ def need_defined(site: Site, name: str) -> Vm:
     return found
 
 
+def grace_of(site: Site, name: str) -> int:
+    """Return a machine's ``stop_grace``; the default where its files are gone and it runs on."""
+    vm, _ = site.store.vm(name)
+    if vm is None and looks.runs(site, name):
+        return Vm.stop_grace
+    return need_defined(site, name).stop_grace
+
+
 def start(site: Site, name: str) -> list[str]:
     """
     Start a machine, or let it run on, and wait until it runs.
@@ -44,7 +52,7 @@ def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str
     Returns how, in ``_qemulab_power.stop``'s words, and the lost images that it alone still held.
     """
     with site.lock("vm", name):
-        seconds = need_defined(site, name).stop_grace if grace is None else grace
+        seconds = grace_of(site, name) if grace is None else grace
         gone = [image.says for image in looks.lost(site, name)]
         return power.stop(site, name, seconds), gone
 

@@ -1,8 +1,9 @@
 """
 The doctor: looks at a host with a lab's declaration in hand, and says what to do first.
 
-Each check returns findings; nothing is changed, and no check takes longer than a second. An apply
-that is about to start something makes the cheap ones, by ``before_start``.
+Each check returns findings; nothing is changed. Most take no time; that of KVM has a guest make its
+first steps, and waits some seconds for one that hangs. An apply that is about to start something
+makes the cheap ones, by ``before_start``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The host's network: interfaces, routes, ports. The seam's other half; it changes nothing.
+The host's network: interfaces, routes, ports. Part of the seam; it changes nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 The planner, for machines: (what is, what is declared) -> what changes, and what that costs. Pure.
 
-The only place that decides. What is comes in as facts, the answer is a value.
+What is to be done with a machine is decided here alone. What is comes in as facts, the answer is a
+value.
 """
 
 from __future__ import annotations

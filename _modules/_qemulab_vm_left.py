@@ -44,5 +44,9 @@ def need_reach(site: Site, name: str) -> None:
         return
     pid = site.answers.recent("machines that run", lambda: machines(site)).get(name)
     if pid and not site.status("vm", name, fresh=True).alive and process.exists(pid):
-        problem = f"{name} runs (process {pid}), and nobody reaches it: its sockets are gone"
-        raise HostError(problem, hint="end that process yourself, and apply again")
+        raise HostError(says_alone(name, pid), hint="end that process yourself, and apply again")
+
+
+def says_alone(name: str, pid: int) -> str:
+    """Return in words that a machine runs that neither supervisor nor socket leads to."""
+    return f"{name} runs (process {pid}), and nobody reaches it: its sockets are gone"

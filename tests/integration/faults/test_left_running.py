@@ -54,6 +54,21 @@ def test_a_lab_whose_state_was_removed_is_taken_away_by_what_runs(lab: Lab, sls:
     assert lab.changes(lab.apply(sls, declared=DECLARED)) == {}
 
 
+def test_a_lab_whose_state_was_removed_is_stopped_by_what_runs(lab: Lab) -> None:
+    """Whoever asks for all machines off is not told that none runs."""
+    lab.apply(declared=DECLARED)
+    lab.host.run(["rm", "-rf", "/var/lib/qemulab"])
+    for answer in (lab.call("lab_stop", "test=True"), lab.call("lab_stop")):
+        assert answer["changes"] == {
+            "vms:a": {"old": "running", "new": "stopped", "effect": "stop"}
+        }
+    assert answer["how"]["a"] in ("acpi", "quit")
+    assert set(pids(lab)) == {"hub vmlan", "dnsmasq vmlan"}
+    assert lab.call("lab_stop")["changes"] == {}
+    lab.apply("lab.purge", declared=DECLARED)
+    assert pids(lab) == {}
+
+
 @ON_SUPERVISORD
 def test_a_lab_that_nobody_can_reach_is_never_called_removed(lab: Lab) -> None:
     """Its sockets gone as well, what runs is named with its process; nothing of it is signalled."""
