@@ -12,7 +12,7 @@ from enum import Enum
 _STOP = "qemulab.vm_stop"
 
 
-class Kind(Enum):
+class Handling(Enum):
     """What an apply does with a machine that is declared to run, by how the machine is."""
 
     OFF = "starts it"
@@ -29,7 +29,7 @@ class Status(str, Enum):
 
     It is its word wherever a text is wanted, and is compared with a text as such.
 
-    kind
+    handling
         What an apply does about it.
 
     means
@@ -39,62 +39,62 @@ class Status(str, Enum):
         What the user does about it; ``{name}`` stands for the machine. Empty: nothing.
     """
 
-    kind: Kind
+    handling: Handling
     means: str
     hint: str
 
     # What supervisor and files say.
-    STOPPED = "stopped", Kind.OFF, "it does not run"
-    FAILED = "failed", Kind.OFF, "it does not run: it ended badly, and its supervisor gave up"
-    STARTING = "starting", Kind.DOUBTFUL, "it does not answer yet", "try again in a moment"
+    STOPPED = "stopped", Handling.OFF, "it does not run"
+    FAILED = "failed", Handling.OFF, "it does not run: it ended badly, and its supervisor gave up"
+    STARTING = "starting", Handling.DOUBTFUL, "it does not answer yet", "try again in a moment"
     UNRESPONSIVE = (
         "unresponsive",
-        Kind.DOUBTFUL,
+        Handling.DOUBTFUL,
         "it does not answer; another client may hold it",
         _STOP,
     )
     UNMANAGED = (
         "unmanaged",
-        Kind.DOUBTFUL,
+        Handling.DOUBTFUL,
         "it runs without its supervisor",
         "salt-call qemulab.vm_restart {name}",
     )
     UNKNOWN = (
         "unknown",
-        Kind.DOUBTFUL,
+        Handling.DOUBTFUL,
         "its process, its socket and its UUID do not agree",
         "end it yourself",
     )
 
     # What QEMU says. Source: QEMU's qapi/run-state.json, RunState
-    RUNNING = "running", Kind.ON, "it runs"
-    PAUSED = "paused", Kind.HELD, "somebody has stopped it over QMP"
+    RUNNING = "running", Handling.ON, "it runs"
+    PAUSED = "paused", Handling.HELD, "somebody has stopped it over QMP"
     IO_ERROR = (
         "io-error",
-        Kind.HELD,
+        Handling.HELD,
         "a disk could not be written: the host is full, as a rule",
         "make room first",
     )
-    INTERNAL_ERROR = "internal-error", Kind.DEAD, "QEMU or KVM cannot run the guest any further"
-    GUEST_PANICKED = "guest-panicked", Kind.DEAD, "the guest has crashed, and said so"
-    PRELAUNCH = "prelaunch", Kind.OTHER, "QEMU is there, and its guest has not begun", _STOP
-    INMIGRATE = "inmigrate", Kind.OTHER, "it waits for a migration to come in", _STOP
-    POSTMIGRATE = "postmigrate", Kind.OTHER, "it has been migrated to elsewhere", _STOP
-    FINISH_MIGRATE = "finish-migrate", Kind.OTHER, "it is held while a migration ends", _STOP
-    SAVE_VM = "save-vm", Kind.OTHER, "it is held while a snapshot is written", _STOP
-    RESTORE_VM = "restore-vm", Kind.OTHER, "it is held while a snapshot is read", _STOP
-    SUSPENDED = "suspended", Kind.OTHER, "its guest sleeps (ACPI S3)", _STOP
-    SHUTDOWN = "shutdown", Kind.OTHER, "its guest is off, and QEMU is not", _STOP
-    WATCHDOG = "watchdog", Kind.OTHER, "its watchdog has stopped it", _STOP
-    DEBUG = "debug", Kind.OTHER, "a debugger holds it", _STOP
-    COLO = "colo", Kind.OTHER, "it is held while its state is copied (COLO)", _STOP
-    OTHER = "other", Kind.OTHER, "QEMU has a word for it that this release does not know", _STOP
+    INTERNAL_ERROR = "internal-error", Handling.DEAD, "QEMU or KVM cannot run the guest any further"
+    GUEST_PANICKED = "guest-panicked", Handling.DEAD, "the guest has crashed, and said so"
+    PRELAUNCH = "prelaunch", Handling.OTHER, "QEMU is there, and its guest has not begun", _STOP
+    INMIGRATE = "inmigrate", Handling.OTHER, "it waits for a migration to come in", _STOP
+    POSTMIGRATE = "postmigrate", Handling.OTHER, "it has been migrated to elsewhere", _STOP
+    FINISH_MIGRATE = "finish-migrate", Handling.OTHER, "it is held while a migration ends", _STOP
+    SAVE_VM = "save-vm", Handling.OTHER, "it is held while a snapshot is written", _STOP
+    RESTORE_VM = "restore-vm", Handling.OTHER, "it is held while a snapshot is read", _STOP
+    SUSPENDED = "suspended", Handling.OTHER, "its guest sleeps (ACPI S3)", _STOP
+    SHUTDOWN = "shutdown", Handling.OTHER, "its guest is off, and QEMU is not", _STOP
+    WATCHDOG = "watchdog", Handling.OTHER, "its watchdog has stopped it", _STOP
+    DEBUG = "debug", Handling.OTHER, "a debugger holds it", _STOP
+    COLO = "colo", Handling.OTHER, "it is held while its state is copied (COLO)", _STOP
+    OTHER = "other", Handling.OTHER, "QEMU has a word for it that this release does not know", _STOP
 
-    def __new__(cls, word: str, kind: Kind, means: str, hint: str = "") -> Status:
+    def __new__(cls, word: str, handling: Handling, means: str, hint: str = "") -> Status:
         """Make a member: the word is its value."""
         made = str.__new__(cls, word)
         made._value_ = word
-        made.kind = kind
+        made.handling = handling
         made.means = means
         made.hint = hint
         return made
@@ -111,22 +111,22 @@ class Status(str, Enum):
     @property
     def is_off(self) -> bool:
         """Whether it does not run, so that it can be started."""
-        return self.kind is Kind.OFF
+        return self.handling is Handling.OFF
 
     @property
     def is_held(self) -> bool:
         """Whether QEMU has stopped it in a way that ``cont`` ends."""
-        return self.kind is Kind.HELD
+        return self.handling is Handling.HELD
 
     @property
     def is_dead(self) -> bool:
         """Whether only a reset ends it: what was in the guest's memory is lost already."""
-        return self.kind is Kind.DEAD
+        return self.handling is Handling.DEAD
 
     @property
     def is_doubtful(self) -> bool:
         """Whether it may run, and is not to be touched as if it were known to."""
-        return self.kind is Kind.DOUBTFUL
+        return self.handling is Handling.DOUBTFUL
 
     @property
     def is_open(self) -> bool:

@@ -35,7 +35,7 @@ def test_the_page_has_every_word_with_its_meaning(repo: Path) -> None:
     for status in Status:
         hint = status.hint.format(name="NAME")
         told = f"`{hint}`" if "qemulab" in hint else hint or "–"
-        expected.append([f"`{status}`", status.means, status.kind.value, told])
+        expected.append([f"`{status}`", status.means, status.handling.value, told])
     assert table(repo, "states", "status") == expected
 
 
@@ -87,7 +87,7 @@ def test_every_word_of_qemus_is_known() -> None:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_a_word_is_of_one_kind_at_most(status: Status) -> None:
+def test_a_word_is_of_one_group_at_most(status: Status) -> None:
     """What is done about it never contradicts itself."""
     asked = [status.is_off, status.is_held, status.is_dead, status.is_doubtful]
     assert asked.count(True) <= 1
