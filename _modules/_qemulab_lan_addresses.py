@@ -58,7 +58,8 @@ def has_to_wait(site: Site, network: str, name: str, address: str) -> bool:
         return True
     subnet = ipaddress.IPv4Interface(now).network
     problem = f"{address} of {name} is no address of the network {network}, {subnet}"
-    raise HostError(problem, hint="declare one of it; a new address of the network is applied first")
+    hint = "declare one of it; a new address of the network is applied first"
+    raise HostError(problem, hint=hint)
 
 
 def as_far_as_possible(site: Site, name: str, declared: Vm) -> Vm:
