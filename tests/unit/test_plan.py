@@ -280,6 +280,14 @@ def test_a_restart_is_done_only_where_it_was_asked_for() -> None:
     assert plan.has(RESTART)
 
 
+def test_nothing_waits_on_a_machine_that_its_network_restarts() -> None:
+    """It is powered off and on whatever its own declaration says."""
+    declared = replace(VM, memory=1024)
+    plan = plan_vm(RUNNING, declared, "running", restarted=True)
+    assert shown(plan.changes) == {"memory": (2048, 1024, RESTART)}
+    assert not plan.pending
+
+
 def test_a_pending_change_stays_pending_after_it_was_defined() -> None:
     """What runs is what it was started with, whatever is stored."""
     declared = replace(VM, memory=1024)
