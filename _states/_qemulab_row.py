@@ -1,10 +1,11 @@
 """
-The row of the state that runs: the states that Salt would run next anyway, whatever comes of it.
+A row: states that follow one another at once, since Salt runs the next whatever the one before
+comes to.
 
-The first state of a row starts, or stops, what the others are about, and each of them then waits
-for its own: see "Starting together" in docs/design.md. Salt tells a state what it has run and what
-it will run; whether it would run the next ones is worked out here, more narrowly than Salt does.
-States call ``following`` and nothing else.
+The first state of a row starts, or stops, the machines of all of them; each of the others then
+waits for its own. See "Starting together" in docs/design.md. Salt tells a state what it has run and
+what it will run; whether it would run the next ones is worked out here, more narrowly than Salt
+does. States call ``following`` and nothing else.
 """
 
 from __future__ import annotations

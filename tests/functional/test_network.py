@@ -129,6 +129,18 @@ def test_a_name_without_quotes_is_a_fault_that_stops_nothing(lab: Applied) -> No
     ]
 
 
+@pytest.mark.parametrize("form", ["terse", "mixed"])
+def test_the_warning_of_an_apply_is_a_line_of_its_own(lab: Applied, form: str) -> None:
+    """No state's name sticks to it. Several at once: ``test_output.py``, by a dry run."""
+    lab.pillar.write_text("lab: {vms: {}}", encoding="utf-8")
+    command = [harness.REPO / "salt-call", "--no-color", f"--state-output={form}"]
+    env = {"QEMULAB_PILLAR": str(lab.pillar)}
+    text = lab.host.run([*command, "state.apply", "lab"], env=env).stdout
+    lines = [line.strip() for line in text.splitlines()]
+    after = lines[lines.index("networks no longer declared: vmlan") + 1]
+    assert after.startswith("Name: lab-pruned"), text
+
+
 def test_an_explicit_empty_list_of_machines_is_a_declaration(lab: Applied) -> None:
     """What is left over is told, and with ``prune: stop`` stopped."""
     states = lab.said("lab: {vms: {}}")

@@ -85,6 +85,23 @@ def test_one_warning_is_said_as_it_is(host: harness.Host) -> None:
     assert lines[lines.index(said) + 1].startswith("Name: lab-declared")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vm_list", "lab=none"], "this host has no lab none; it has none"),
+        (["vm_remove", "none"], "the lab lab has no machine none; it has none"),
+    ],
+)
+def test_what_is_not_there_is_an_exit_status(
+    host: harness.Host, words: list[str], said: str
+) -> None:
+    """For a script that calls it; the reason is one line."""
+    call = [harness.REPO / "salt-call", f"qemulab.{words[0]}", *words[1:]]
+    done = host.run(call, check=False)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
 def test_one_fault_of_the_host_is_one_failure(host: harness.Host) -> None:
     """Not followed by a failed requisite for each other state; in a dry run and an apply."""
     host.run(["ip", "link", "add", "vmlan", "type", "veth", "peer", "name", "end"])

@@ -300,7 +300,9 @@ def test_f32_prune_reports_and_stops(lab: Lab, figures: Figures) -> None:
     assert state["changes"] == {}
     assert "machines no longer declared: b" in state["warnings"]
     for faulty in ({}, None, {"vms": {"b": {"memory": "much"}}, "prune": "stop"}):
-        lab.apply(declared=faulty or {"name": "lab", "prune": "stop"}, check=False)
+        states = lab.apply(declared=faulty or {"name": "lab", "prune": "stop"}, check=False)
+        comment = states["declared lab-declared"]["comment"]
+        assert "this runs on in the lab lab: machines a, b; networks vmlan" in comment
     assert lab.call("vm_list")["b"] == "running"
     declared["prune"] = "stop"
     state = agree(lab, declared)["pruned lab-pruned"]
@@ -308,6 +310,12 @@ def test_f32_prune_reports_and_stops(lab: Lab, figures: Figures) -> None:
     assert lab.call("vm_info", "b")["disks"]["hda"]["size"] == "1M"
     with figures.healing(lab.host.supervisor):
         assert lab.changes(lab.apply(declared=declared)) == {}
+    # An explicit empty mapping is a declaration: there is to be no machine.
+    declared["vms"] = {}
+    said = lab.changes(lab.apply(declared=declared, test=True))
+    assert said["pruned lab-pruned"].keys() == {"vms:a"}
+    assert lab.changes(lab.apply(declared=declared)) == said
+    assert set(lab.call("vm_list").values()) == {"stopped"}
 
 
 def test_f32_a_disk_that_is_no_longer_declared_stays(lab: Lab) -> None:

@@ -84,12 +84,17 @@ def test_a_wheel_holds_modules_states_and_sls_files(wheel: Path, tree: Path) -> 
 
 
 def test_a_source_distribution_is_the_checkout(sdist: Path, tree: Path, tmp_path: Path) -> None:
-    """All that git tracks but CI's own, dot files and links; its unit tests pass."""
+    """
+    All that git tracks but CI's own, dot files and links; its unit tests pass, in a path that has a
+    space, a quote and what shells take for more.
+    """
     name = f"qemulab-{packages.version()}"
     assert sdist.name == f"{name}.tar.gz"
     with tarfile.open(sdist) as archive:
         files = {member.name.removeprefix(f"{name}/") for member in archive if member.isfile()}
-    packages.run(["tar", "-xf", sdist], tmp_path)
+    place = tmp_path / "a b's $HOME"
+    place.mkdir()
+    packages.run(["tar", "-xf", sdist], place)
     tracked = packages.git(tree, "ls-files").splitlines()
     kept = {name for name in tracked if name[0] != "." and not (tree / name).is_symlink()}
     made = {name for name in files if name.startswith("qemulab.egg-info/")} | {"PKG-INFO"}
@@ -97,7 +102,7 @@ def test_a_source_distribution_is_the_checkout(sdist: Path, tree: Path, tmp_path
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit"]
     # The linters have seen these very files.
     unit = [packages.PYTHON, *words, "--ignore=tests/unit/test_linters.py"]
-    packages.run(unit, tmp_path / name)
+    packages.run(unit, place / name)
 
 
 def test_a_wheel_beside_salt(namespace_host: harness.Host, wheel: Path) -> None:

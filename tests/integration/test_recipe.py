@@ -227,7 +227,10 @@ def test_hand_typed_qemu_joins(lab: Lab) -> None:
 
 
 def test_reset_and_stop_by_the_power_button(lab: Lab) -> None:
-    """A guest hears both; one that was stopped stays so until a state wants it."""
+    """A guest hears both; one that was stopped stays so until a state wants it, with its key."""
+    keys = ["cat", "/var/lib/qemulab/lab/ssh/known_hosts"]
+    known = lab.host.run(keys).stdout
+    assert "worker2 ssh-ed25519 " in known
     pid = lab.pids()["worker2"]
     boot = lab.ssh("worker2", "cat /proc/sys/kernel/random/boot_id")
     assert lab.call("vm_reset", "worker2") is True
@@ -246,6 +249,8 @@ def test_reset_and_stop_by_the_power_button(lab: Lab) -> None:
     assert lab.changes(done) == {
         "vm_running worker2": {"running": {"old": False, "new": True, "effect": "live"}}
     }
+    # The next test's ssh takes no other.
+    assert lab.host.run(keys).stdout == known
 
 
 def test_ssh_config_is_one_that_ssh_takes(lab: Lab) -> None:

@@ -155,8 +155,8 @@ def test_checkout_in_a_path_with_spaces(host: harness.Host) -> None:
     copy = "/srv/a checkout, of: mine %n $HOME it's"
     host.run(["mkdir", "-p", copy])
     # .venv/var has caches, other Salts and a whole Debian: nothing that the copy needs.
-    pack = f"tar -C '{harness.REPO}' --exclude=./.venv/var -c ."
-    host.run(["sh", "-c", f'{pack} | tar -C "$0" -x', copy])
+    pack = 'tar -C "$0" --exclude=./.venv/var -c . | tar -C "$1" -x'
+    host.run(["sh", "-c", pack, harness.REPO, copy])
     pillar = host.shared / "my pillar.sls"
     pillar.write_text(json.dumps({"lab": {"networks": {"n": {}}, "vms": {"a": tiny(nics=[])}}}))
     env = {"QEMULAB_PILLAR": str(pillar)}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def test_packages_are_asked_of_the_manager_that_installs_them(repo: Path, tmp_pa
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     assert done.stdout == "git\n"
+
+
+def test_every_virtualenv_is_filled_by_run_pip(repo: Path) -> None:
+    """A user's own settings of pip would stop it: nothing calls pip past ``run_pip.py``."""
+    calls = [
+        line.strip()
+        for path in (repo / "test", repo / "salt-call", *(repo / "libexec").glob("*.sh"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bpip3? install|-m pip\b|run_pip\.py", line) and line.lstrip()[0] != "#"
+    ]
+    assert calls and all("libexec/run_pip.py" in line for line in calls), calls

@@ -187,3 +187,35 @@ def test_nothing_decides_by_the_words_of_a_path(repo: Path) -> None:
     taken_apart = re.compile(r"\.key(\.|\[| ==| in )")
     files = sources(repo, "_modules/*.py", "_states/*.py")
     assert not [path.name for path in files if taken_apart.search(path.read_text("utf-8"))]
+
+
+def in_a_command_line(text: ast.JoinedStr) -> bool:
+    """Return whether an f-string has the checkout's path as a word among others, unquoted."""
+    before = ""
+    for part in text.values:
+        if isinstance(part, ast.Constant):
+            before = str(part.value)
+            continue
+        value = ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else ""
+        path = re.search(r"\b(REPO|PROGRAMS|repo|checkout)\b", value)
+        # What a test expects to read says "in" before it.
+        if path and "quote(" not in value and re.search(r"(?<!\bin) $", before):
+            return True
+        before = "x"
+    return False
+
+
+def test_no_test_puts_the_checkouts_path_into_a_command_line_unquoted(repo: Path) -> None:
+    """A checkout may lie in a path with spaces: it is an argument of its own, or quoted."""
+    odd = ("f'cd {REPO}; ls'", "f'umask 0; exec {harness.REPO}/test {sls}'")
+    fine = ("f'{REPO}/x'", "f'cd {shlex.quote(str(REPO))}'", "f'[{REPO}]'", "f'made in {repo}'")
+    for text in (*odd, *fine):
+        (parsed,) = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.JoinedStr))
+        assert in_a_command_line(parsed) is (text in odd), text
+    breaches = [
+        f"{path.name}:{node.lineno}"
+        for path in sources(repo, "tests/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr) and in_a_command_line(node)
+    ]
+    assert not breaches

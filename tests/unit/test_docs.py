@@ -136,6 +136,21 @@ def test_every_test_that_reliability_names_is_there(repo: Path) -> None:
     assert table and not without
 
 
+def test_reliability_tells_what_runs_by_full_alone(repo: Path) -> None:
+    """A test that CI leaves out is marked, and no other is."""
+    text = (repo / "docs/reliability.md").read_text(encoding="utf-8")
+    whole = r"^@pytest\.mark\.full\n(?:@.*\n)*def (test_\w+)"
+    full = {
+        name
+        for path in (repo / "tests").rglob("test_*.py")
+        for name in re.findall(whole, path.read_text(encoding="utf-8"), re.M)
+    }
+    marked = set(re.findall(r"`(test_\w+)` \(--full\)", text))
+    bare = set(re.findall(r"`(test_\w+)`(?! \(--full\))", text))
+    assert full and not full & bare
+    assert marked <= full
+
+
 def test_every_key_has_a_sentence() -> None:
     """For the reference, and for whoever reads the declaration."""
 

@@ -37,9 +37,9 @@ def ends_whole() -> None:
 def apply(lab: Lab, root: str, sls: str, umask: str = "022", check: bool = True) -> str:
     """Apply an SLS below a root, with a umask; return what was said."""
     pillar = lab.pillar(DECLARED)
-    command = f"umask {umask}; exec {harness.REPO}/salt-call state.apply {sls}"
+    command = f'umask {umask}; exec "$0" state.apply {sls}'
     env = {"QEMULAB_ROOT": root, "QEMULAB_PILLAR": str(pillar)}
-    done = lab.host.run(["sh", "-c", command], env=env, check=check)
+    done = lab.host.run(["sh", "-c", command, harness.REPO / "salt-call"], env=env, check=check)
     return done.stdout
 
 
