@@ -97,7 +97,10 @@ def test_f15_a_unit_without_files_gets_them_back(lab: Lab, figures: Figures) -> 
     assert lab.pids() == before
     states = lab.apply(declared=DECLARED)
     absent = {"old": "absent", "new": "present", "effect": "live"}
+    generated = {"old": "absent", "new": "generated", "effect": "live"}
+    consoles = [f"files:qemulab-consoles@lab.{end}" for end in ("service", "timer")]
     assert lab.changes(states) == {
+        "present lab-present": dict.fromkeys(consoles, generated),
         "network_present vmlan": {"units": absent},
         "vm_running a": {"unit": absent},
     }
