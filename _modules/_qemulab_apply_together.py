@@ -105,7 +105,7 @@ def start_row(
     ports
         What ``spec.vm_from`` was given for it.
 
-    Who was started already has had the others of its row started with it.
+    Where this machine has been started already, so have the others of its row.
     """
     if host.is_root() and ("vm", name) not in site.run.early:
         known = ports._replace(stored={**ports.stored, name: declared})
@@ -137,7 +137,7 @@ def press_row(site: Site, name: str, row: Iterable[str], plan: Callable[[str], P
     """
     Press the power buttons of a row with that of the machine whose state comes first.
 
-    Who is pressed already has had the others of its row pressed with it.
+    Where its button has been pressed already, so have those of the others of its row.
     """
     if host.is_root() and name not in site.run.pressed:
         press_together(site, [each for each in row if each != name], plan)
@@ -173,7 +173,7 @@ def read_row(
             host_name: spec.reservation_from(host_name, item, name)
             for host_name, item in reservations.items()
         }
-        # One that has to wait is left to its own state.
+        # A machine that has to wait is passed over: its own state waits.
         items = {
             host_name: item
             for host_name, item in items.items()

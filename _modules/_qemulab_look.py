@@ -74,7 +74,7 @@ def ask(site: Site, name: str) -> Answer:
     """
     Return what ``answer`` does, always asked anew of QEMU.
 
-    One that does not answer is asked again as long as its process moves: the host is busy then.
+    A machine that does not answer is asked again as long as its process moves: the host is busy.
     """
     since = moved = time.monotonic()
     ticks = process.cpu_ticks(site.status("vm", name).pid)

@@ -171,7 +171,7 @@ def need_known(name: str, tag: str, images: list[Image], whole: bool = True) -> 
 
 
 def remember(site: Site, name: str, tag: str, vm: Vm | None) -> None:
-    """Keep what a machine is whose memory was saved; with ``None``, forget it."""
+    """Store the definition of a machine whose memory was saved; with ``None``, forget it."""
     path = site.layout.snapshots_file(name)
     known = {key: value for key, value in (host.read_json(path) or {}).items() if key != tag}
     if vm is not None:

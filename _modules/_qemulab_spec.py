@@ -281,8 +281,8 @@ def vm_from(
     Read one machine's declaration, as a state's arguments give it. Raises SpecError.
 
     networks
-        The networks that the lab has. One that is named and not there is no fault yet: in a dry
-        run it may come before the machine does.
+        The networks that the lab has. Another network is no fault yet: in a dry run it may come
+        before the machine does.
 
     ports
         What its port is chosen by where it names none. Default: every port is free.

@@ -213,7 +213,7 @@ class Systemd:
         start = ["systemctl", "start", *services]
         started = host.run(start, check=False)
         if started.status != 0:
-            # One that failed too often lately is refused without a try, until it is forgotten.
+            # systemd refuses a unit that failed too often lately, until that is forgotten.
             host.run(["systemctl", "reset-failed", *services], check=False)
             started = host.run(start, check=False)
         if started.status == 0:

@@ -55,6 +55,23 @@ def test_both_commands_do_all_the_set_up(debian12: Path) -> None:
     assert debians.in_root(debian12, "test", "tests/unit", "-q", "-k", "test_run_pip") == ""
 
 
+@pytest.mark.full
+def test_the_first_run_installs_venv_where_python_is_there() -> None:
+    """As on the Debian 12 on which both commands once stopped: it goes on to its end."""
+    root = debians.CACHE / "debian12-python"
+    debians.make("bookworm", root, ("git", "python3"))
+    try:
+        assert list(root.glob("usr/bin/python3")) and not list(
+            root.glob("usr/lib/python3*/ensurepip")
+        )
+        said = debians.in_root(root, "salt-call", "--out=txt", "test.ping").splitlines()
+        assert said[0] == "qemulab: installing packages: python3-venv"
+        assert list(root.glob("usr/lib/python3*/ensurepip"))
+        assert debians.in_root(root, "salt-call", "--out=txt", "test.ping") == ""
+    finally:
+        shutil.rmtree(root)
+
+
 COPY = "/srv/checkout"
 NO_VENV = "qemulab: python3-venv is missing: "
 BY_HAND = "install it with this distribution's package manager"
