@@ -35,7 +35,7 @@ def find_known(site: Site, name: str) -> int:
     number = find(site, name)
     if number not in machine.HARDWARE:
         problem = f"a newer qemulab has made {name}: its hardware is number {number}"
-        hint = f"this release knows none above {max(machine.HARDWARE)}: install that one again"
+        hint = f"this release knows none above {max(machine.HARDWARE)}: install the newer one again"
         raise HostError(problem, hint=hint)
     return number
 
