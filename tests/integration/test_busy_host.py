@@ -117,7 +117,8 @@ def test_no_clean_takes_the_grace(
     namespace_host: harness.Host, names: str, rounds: int, figures: Figures
 ) -> None:
     """
-    Booted, idle guests hear their power buttons, each time.
+    At a load of ten they start, all at once; booted and idle they hear their power buttons, each
+    time.
 
     What is counted are machines: each ``lab.clean`` ends all of its lab, three in the one of CI,
     eight in each of the thirteen that ``--full`` adds, 107 together.
