@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 from typing import TypeVar
 
-import _qemulab_host as host
-from _qemulab_host import HostError
+import _qemulab_host_seam as host
+from _qemulab_host_seam import HostError
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_changes import words
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 Seen = TypeVar("Seen")
 Outcome = dict[str, Any]

@@ -7,15 +7,15 @@ from __future__ import annotations
 import contextlib
 import os
 
-import _qemulab_host as host
-import _qemulab_image as image
-import _qemulab_look as looks
+import _qemulab_guest_image as image
+import _qemulab_host_seam as host
 import _qemulab_plan_lab as plan_lab
+import _qemulab_vm_status as looks
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from _qemulab_plan_changes import Plan
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 
 def ensure(site: Site, test: bool = False) -> Outcome:

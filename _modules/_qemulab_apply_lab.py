@@ -9,30 +9,30 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import _qemulab_access as access
 import _qemulab_apply_network as networks
 import _qemulab_apply_power as apply_power
 import _qemulab_apply_together as together
 import _qemulab_apply_vm as machines
-import _qemulab_check as check
-import _qemulab_host as host
+import _qemulab_check_host as check
 import _qemulab_host_own as own
+import _qemulab_host_seam as host
 import _qemulab_host_written as written
 import _qemulab_lan_left as lan_left
-import _qemulab_look as looks
+import _qemulab_pillar_schema as schema
 import _qemulab_plan_lab as plan_lab
-import _qemulab_power as power
-import _qemulab_schema as schema
+import _qemulab_vm_access as access
 import _qemulab_vm_held as held
 import _qemulab_vm_left as vm_left
+import _qemulab_vm_power as power
+import _qemulab_vm_status as looks
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_lab import LabFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_vm import plan_vm_stopped
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 SEVERAL = contextlib.nullcontext
 """The lock of what is done to several things: each of them is changed under its own."""

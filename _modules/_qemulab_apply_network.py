@@ -9,30 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import _qemulab_apply_together as together
-import _qemulab_disks as disks
-import _qemulab_host as host
 import _qemulab_host_own as own
-import _qemulab_hub as hub
+import _qemulab_host_probe as probe
+import _qemulab_host_seam as host
 import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
+import _qemulab_lan_hub as hub
 import _qemulab_lan_left as left
 import _qemulab_lan_link as link
+import _qemulab_lan_network as networks
 import _qemulab_lan_way as way
-import _qemulab_look as looks
-import _qemulab_network as networks
-import _qemulab_probe as probe
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_disks as disks
 import _qemulab_vm_held as held
+import _qemulab_vm_status as looks
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_converge import outcome
 from _qemulab_apply_together import Restart
 from _qemulab_apply_together import Row
-from _qemulab_dnsmasq import Files
-from _qemulab_host import HostError
-from _qemulab_keys import LINK
-from _qemulab_keys import Network
-from _qemulab_keys import Reservation
+from _qemulab_host_seam import HostError
+from _qemulab_lan_dnsmasq import Files
+from _qemulab_pillar_keys import LINK
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Reservation
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_named import naming
@@ -41,9 +41,9 @@ from _qemulab_plan_network import network_after
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_network import plan_reservation
+from _qemulab_run_site import Site
 from _qemulab_run_underway import Early
 from _qemulab_run_underway import Move
-from _qemulab_site import Site
 
 LINK_TIMEOUT = 1.0
 """Seconds within which a link that its hub makes at this moment is ours."""

@@ -4,14 +4,14 @@ A machine on, off, or off and on, as it was last applied: each under its lock fr
 
 from __future__ import annotations
 
-import _qemulab_look as looks
-import _qemulab_power as power
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
-from _qemulab_host import HostError
-from _qemulab_keys import Vm
+import _qemulab_vm_power as power
+import _qemulab_vm_status as looks
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_status import Status
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 
 def need_defined(site: Site, name: str) -> Vm:
@@ -49,7 +49,8 @@ def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str
     grace
         Seconds that its guest gets to answer the power button. Default: its ``stop_grace``.
 
-    Returns how, in ``_qemulab_power.stop``'s words, and the lost images that it alone still held.
+    Returns how, in ``_qemulab_vm_power.stop``'s words, and the lost images that it alone still
+    held.
     """
     with site.lock("vm", name):
         seconds = grace_of(site, name) if grace is None else grace

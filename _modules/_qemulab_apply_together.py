@@ -13,27 +13,27 @@ from typing import Any
 from typing import NamedTuple
 
 import _qemulab_apply_power as apply_power
-import _qemulab_host as host
-import _qemulab_host_ports as host_ports
+import _qemulab_host_seam as host
 import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_power as power
-import _qemulab_spec as spec
-from _qemulab_host import HostError
-from _qemulab_keys import Network
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
-from _qemulab_look import facts
-from _qemulab_look import look
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_ports as host_ports
+import _qemulab_vm_power as power
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import plan_vm
-from _qemulab_qmp import QmpError
+from _qemulab_run_site import Site
 from _qemulab_run_underway import Early
-from _qemulab_site import Site
+from _qemulab_vm_qmp import QmpError
+from _qemulab_vm_status import facts
+from _qemulab_vm_status import look
 
 
 class Row(NamedTuple):

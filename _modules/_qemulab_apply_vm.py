@@ -8,27 +8,27 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_access as access
 import _qemulab_apply_together as together
-import _qemulab_disks as disks
-import _qemulab_host as host
 import _qemulab_host_own as own
-import _qemulab_host_ports as host_ports
+import _qemulab_host_seam as host
 import _qemulab_host_written as written
 import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
-import _qemulab_launch as launch
-import _qemulab_live as live
-import _qemulab_look as looks
-import _qemulab_power as power
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_access as access
+import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
+import _qemulab_vm_launch as launch
+import _qemulab_vm_live as live
 import _qemulab_vm_media as media
+import _qemulab_vm_ports as host_ports
+import _qemulab_vm_power as power
+import _qemulab_vm_status as looks
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_power import need_defined
-from _qemulab_keys import Vm
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_diff import differences
@@ -40,7 +40,7 @@ from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
 from _qemulab_plan_vm import plan_vm_absent
 from _qemulab_plan_vm import plan_vm_stopped
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 
 def find_argv(site: Site, name: str, pillar: Any) -> list[str]:

@@ -12,18 +12,18 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_kinds as kinds
-import _qemulab_lock as lock
-from _qemulab_host import HostError
-from _qemulab_keys import DEFAULT_LAB
-from _qemulab_kinds import Fault
-from _qemulab_kinds import Kind
-from _qemulab_kinds import Notes
-from _qemulab_kinds import SpecError
-from _qemulab_qmp import QmpError
-from _qemulab_schema import attempt
-from _qemulab_schema import list_of
-from _qemulab_site import Site
+import _qemulab_host_lock as lock
+import _qemulab_pillar_kinds as kinds
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import DEFAULT_LAB
+from _qemulab_pillar_kinds import Fault
+from _qemulab_pillar_kinds import Kind
+from _qemulab_pillar_kinds import Notes
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_pillar_schema import attempt
+from _qemulab_pillar_schema import list_of
+from _qemulab_run_site import Site
+from _qemulab_vm_qmp import QmpError
 from salt.exceptions import CommandExecutionError
 
 

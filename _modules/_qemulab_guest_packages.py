@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_probe as probe
+import _qemulab_host_probe as probe
+import _qemulab_host_seam as host
 
 UNREACHED = re.compile(
     "[Cc]ould(n.t| not) (resolve|connect)|Temporary failure|unreachable|[Tt]imed out"

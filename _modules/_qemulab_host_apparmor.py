@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import _qemulab_host as host
-from _qemulab_layout import Layout
+import _qemulab_host_seam as host
+from _qemulab_host_paths import Layout
 
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
 """What is loaded, a line a profile: ``NAME (MODE)``. Source: security/apparmor/apparmorfs.c"""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 
 
 def target(path: Path) -> str:

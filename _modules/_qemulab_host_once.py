@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import _qemulab_host as host
-from _qemulab_host import HostError
+import _qemulab_host_seam as host
+from _qemulab_host_seam import HostError
 
 UNFINISHED = ".new"
 """How the name of a file ends that has not its own yet."""

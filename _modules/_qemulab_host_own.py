@@ -12,8 +12,8 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from pathlib import Path
 
-import _qemulab_host as host
-from _qemulab_layout import Layout
+import _qemulab_host_seam as host
+from _qemulab_host_paths import Layout
 
 SCRIPTS = {"supervisord.conf", "cut-consoles"}
 LAB = {"lab.json", "written.json", *SCRIPTS, "networks", "vms", "units", "ssh", "templates"}

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 
-import _qemulab_host as host
-from _qemulab_host import File
-from _qemulab_host import HostError
+import _qemulab_host_seam as host
+from _qemulab_host_seam import File
+from _qemulab_host_seam import HostError
 
 NAME = "written.json"
 """The record's name, in the directory of what it is about."""

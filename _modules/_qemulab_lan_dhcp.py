@@ -15,23 +15,23 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 
-import _qemulab_dnsmasq as dnsmasq
-import _qemulab_host as host
+import _qemulab_host_net as hostnet
+import _qemulab_host_process as process
+import _qemulab_host_seam as host
 import _qemulab_host_written as written
-import _qemulab_hostnet as hostnet
-import _qemulab_hub as hub
+import _qemulab_lan_dnsmasq as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_process as process
-from _qemulab_dnsmasq import Files
-from _qemulab_dnsmasq import Lease
-from _qemulab_host import File
-from _qemulab_host import HostError
-from _qemulab_keys import Network
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
+import _qemulab_lan_hub as hub
+from _qemulab_host_seam import File
+from _qemulab_host_seam import HostError
+from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq import Lease
 from _qemulab_lan_hosts import Known
-from _qemulab_site import Site
-from _qemulab_units import Unit
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
+from _qemulab_run_units import Unit
 
 RELEASE_TIMEOUT = 3.0
 READY_TIMEOUT = 10.0

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import _qemulab_dnsmasq as dnsmasq
-import _qemulab_host as host
 import _qemulab_host_links as host_links
+import _qemulab_host_seam as host
 import _qemulab_host_written as written
-from _qemulab_host import File
-from _qemulab_host import HostError
-from _qemulab_keys import USER_NETWORK
-from _qemulab_keys import Network
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+import _qemulab_lan_dnsmasq as dnsmasq
+from _qemulab_host_seam import File
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import USER_NETWORK
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 
 ETC = Path("/etc")
 RESOLVER = "resolv.conf"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 
-import _qemulab_host as host
-import _qemulab_hub as hub
-import _qemulab_process as process
-import _qemulab_spec as spec
-from _qemulab_keys import Network
-from _qemulab_site import Site
+import _qemulab_host_process as process
+import _qemulab_host_seam as host
+import _qemulab_lan_hub as hub
+import _qemulab_pillar_spec as spec
+from _qemulab_pillar_keys import Network
+from _qemulab_run_site import Site
 
 
 def networks(site: Site) -> dict[str, int]:

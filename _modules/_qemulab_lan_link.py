@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import contextlib
 
-import _qemulab_host as host
-import _qemulab_hub as hub
-from _qemulab_host import HostError
-from _qemulab_keys import Network
-from _qemulab_kinds import SpecError
-from _qemulab_site import Site
+import _qemulab_host_seam as host
+import _qemulab_lan_hub as hub
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_run_site import Site
 
 
 def state(site: Site, name: str, network: Network) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_hostnet as hostnet
-from _qemulab_hostnet import Way
-from _qemulab_keys import Network
+import _qemulab_host_net as hostnet
+from _qemulab_host_net import Way
+from _qemulab_pillar_keys import Network
 
 MOST_ADDRESSES = 8
 """Addresses of a network that are asked for: each takes 0.1 ms of every apply."""

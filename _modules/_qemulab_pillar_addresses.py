@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import ipaddress
 
-from _qemulab_keys import USER_NETWORK
-from _qemulab_keys import Lab
-from _qemulab_keys import Network
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
-from _qemulab_kinds import Notes
+from _qemulab_pillar_keys import USER_NETWORK
+from _qemulab_pillar_keys import Lab
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import Notes
 
 
 def is_usable(on: str, value: str) -> bool:

@@ -45,8 +45,8 @@ class Change(NamedTuple):
         Where it stands in the declaration; of what is no key of the pillar, its name.
 
     takes
-        What takes it up where something runs (``_qemulab_keys`` has the words); empty for what is
-        no key of the pillar.
+        What takes it up where something runs (``_qemulab_pillar_keys`` has the words); empty for
+        what is no key of the pillar.
     """
 
     path: Path

@@ -1,8 +1,8 @@
 """
 What differs between two declarations, value by value, and what a thing is when some of that waits.
 
-Both walk the fields of the dataclasses in ``_qemulab_keys``, so that a new key needs nothing here.
-Pure.
+Both walk the fields of the dataclasses in ``_qemulab_pillar_keys``, so that a new key needs nothing
+here. Pure.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 from typing import TypeVar
 from typing import cast
 
-from _qemulab_keys import START
+from _qemulab_pillar_keys import START
+from _qemulab_pillar_schema import plain
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Path
-from _qemulab_schema import plain
 
 T = TypeVar("T")
 

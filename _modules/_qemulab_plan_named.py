@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-from _qemulab_keys import Disk
+from _qemulab_pillar_keys import Disk
 from _qemulab_plan_changes import Change
 from _qemulab_plan_changes import Path
 from _qemulab_plan_changes import Plan

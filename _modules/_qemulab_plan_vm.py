@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from _qemulab_keys import QMP
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
-from _qemulab_kinds import size_bytes
-from _qemulab_kinds import size_text
+from _qemulab_pillar_keys import QMP
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import size_bytes
+from _qemulab_pillar_kinds import size_text
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import DESTROY
 from _qemulab_plan_changes import LIVE

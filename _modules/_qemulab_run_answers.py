@@ -10,7 +10,7 @@ from typing import Any
 from typing import TypeVar
 from typing import cast
 
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 
 ANSWER_AGE = 0.5
 """Seconds that an answer of the host is good for: the states of one apply ask in a row."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-import _qemulab_units as units
-from _qemulab_layout import Layout
-from _qemulab_units import script
+import _qemulab_run_units as units
+from _qemulab_host_paths import Layout
+from _qemulab_run_units import script
 
 LIMIT = 4 * 2**20
 """Bytes that a log may have on the disk until it is cut."""

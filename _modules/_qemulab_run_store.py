@@ -13,16 +13,16 @@ from typing import Any
 from typing import TypeVar
 from typing import cast
 
-import _qemulab_host as host
 import _qemulab_host_own as own
-import _qemulab_spec as spec
-from _qemulab_host import File
-from _qemulab_keys import Network
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
-from _qemulab_layout import Layout
-from _qemulab_schema import plain
+import _qemulab_host_seam as host
+import _qemulab_pillar_spec as spec
+from _qemulab_host_paths import Layout
+from _qemulab_host_seam import File
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_pillar_schema import plain
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 
-from _qemulab_layout import Layout
+from _qemulab_host_paths import Layout
 from _qemulab_run_answers import Answers
-from _qemulab_supervisord import Supervisord
-from _qemulab_supervisors import Supervisor
-from _qemulab_systemd import Systemd
-from _qemulab_units import Unit
+from _qemulab_run_by_supervisord import Supervisord
+from _qemulab_run_by_systemd import Systemd
+from _qemulab_run_protocol import Supervisor
+from _qemulab_run_units import Unit
 
 
 def supervisor_for(layout: Layout) -> Supervisor:

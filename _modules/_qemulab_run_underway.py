@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import NamedTuple
 
-from _qemulab_keys import Vm
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import Plan
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import _qemulab_host as host
+import _qemulab_host_seam as host
 
 LINE_BYTES = 400
 """Bytes that are read of the log for each line that is asked for."""

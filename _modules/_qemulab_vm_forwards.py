@@ -13,12 +13,12 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import _qemulab_machine as machine
-from _qemulab_host import HostError
-from _qemulab_keys import Forward
-from _qemulab_keys import Vm
-from _qemulab_qmp import Qmp
-from _qemulab_qmp import QmpError
+import _qemulab_vm_command as machine
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Vm
+from _qemulab_vm_qmp import Qmp
+from _qemulab_vm_qmp import QmpError
 
 QUESTION = ("human-monitor-command", {"command-line": "info usernet"})
 """What QEMU is asked; there is no question like it for programs."""

@@ -7,11 +7,11 @@ release is installed later; a machine that is made gets the newest.
 
 from __future__ import annotations
 
-import _qemulab_host as host
 import _qemulab_host_own as own
-import _qemulab_machine as machine
-from _qemulab_host import HostError
-from _qemulab_site import Site
+import _qemulab_host_seam as host
+import _qemulab_vm_command as machine
+from _qemulab_host_seam import HostError
+from _qemulab_run_site import Site
 
 BEFORE = 1
 """What a machine has that keeps no number: 0.1.0 kept none."""

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import _qemulab_launch as launch
-import _qemulab_process as process
-from _qemulab_host import HostError
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+import _qemulab_host_process as process
+import _qemulab_vm_launch as launch
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 
 
 class Lost(NamedTuple):

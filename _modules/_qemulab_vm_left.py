@@ -5,11 +5,11 @@ command lines of the host's processes.
 
 from __future__ import annotations
 
-import _qemulab_host as host
-import _qemulab_process as process
-import _qemulab_spec as spec
-from _qemulab_host import HostError
-from _qemulab_site import Site
+import _qemulab_host_process as process
+import _qemulab_host_seam as host
+import _qemulab_pillar_spec as spec
+from _qemulab_host_seam import HostError
+from _qemulab_run_site import Site
 
 
 def machines(site: Site) -> dict[str, int]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import _qemulab_disks as disks
-import _qemulab_probe as probe
-import _qemulab_vm_qcow2 as qcow2
-from _qemulab_host import HostError
-from _qemulab_keys import Disk
-from _qemulab_keys import Vm
-from _qemulab_kinds import size_bytes
-from _qemulab_kinds import size_text
-from _qemulab_launch import media
-from _qemulab_site import Site
+import _qemulab_host_probe as probe
+import _qemulab_host_qcow2 as qcow2
+import _qemulab_vm_disks as disks
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Disk
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import size_bytes
+from _qemulab_pillar_kinds import size_text
+from _qemulab_run_site import Site
+from _qemulab_vm_launch import media
 
 
 def problems(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[tuple[str, str]]:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_access as access
 import _qemulab_apply_guest as guests
 import _qemulab_apply_lab as labs
-import _qemulab_check as check
-import _qemulab_declaration as declarations
-import _qemulab_doctor as physician
+import _qemulab_check_declaration as declarations
+import _qemulab_check_doctor as physician
+import _qemulab_check_host as check
 import _qemulab_face as face
-import _qemulab_host as host
-import _qemulab_image as image
-import _qemulab_kinds as kinds
-import _qemulab_look as looks
-import _qemulab_probe as probe
-import _qemulab_spec as spec
-from _qemulab_keys import DEFAULT_LAB
-from _qemulab_keys import Lab
-from _qemulab_site import Site
+import _qemulab_guest_image as image
+import _qemulab_host_probe as probe
+import _qemulab_host_seam as host
+import _qemulab_pillar_kinds as kinds
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_access as access
+import _qemulab_vm_status as looks
+from _qemulab_pillar_keys import DEFAULT_LAB
+from _qemulab_pillar_keys import Lab
+from _qemulab_run_site import Site
 from salt.exceptions import CommandExecutionError
 
 __opts__: dict[str, Any]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_face as face
-import _qemulab_probe as probe
-import _qemulab_tree as tree
+import _qemulab_host_probe as probe
+import _qemulab_host_tree as tree
 import _qemulab_version
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 from salt.exceptions import CommandExecutionError
 from salt.version import __version__ as salt_version
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import _qemulab_apply_guest as guests
-import _qemulab_doctor as physician
+import _qemulab_check_doctor as physician
 import _qemulab_face as face
-import _qemulab_host_ports as host_ports
-import _qemulab_spec as spec
-from _qemulab_site import Site
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_ports as host_ports
+from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]

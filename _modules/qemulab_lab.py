@@ -8,7 +8,7 @@ from typing import Any
 
 import _qemulab_apply_lab as labs
 import _qemulab_face as face
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]

@@ -11,12 +11,12 @@ from typing import Any
 import _qemulab_apply_network as networks
 import _qemulab_face as face
 import _qemulab_lan_dhcp as lan
-import _qemulab_schema as schema
-import _qemulab_spec as spec
-from _qemulab_kinds import Fault
-from _qemulab_kinds import SpecError
+import _qemulab_pillar_schema as schema
+import _qemulab_pillar_spec as spec
+from _qemulab_pillar_kinds import Fault
+from _qemulab_pillar_kinds import SpecError
 from _qemulab_plan_network import NetworkFacts
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]

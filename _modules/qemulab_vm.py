@@ -8,21 +8,21 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_access as access
 import _qemulab_apply_converge as converge
 import _qemulab_apply_power as powers
 import _qemulab_apply_vm as machines
-import _qemulab_disks as disks
 import _qemulab_face as face
-import _qemulab_kinds as kinds
-import _qemulab_launch as launch
-import _qemulab_look as looks
-import _qemulab_schema as schema
-import _qemulab_spec as spec
+import _qemulab_pillar_kinds as kinds
+import _qemulab_pillar_schema as schema
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_access as access
 import _qemulab_vm_console as console
+import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
+import _qemulab_vm_launch as launch
+import _qemulab_vm_status as looks
 from _qemulab_plan_status import Status
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]

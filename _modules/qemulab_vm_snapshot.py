@@ -9,10 +9,10 @@ from typing import Any
 import _qemulab_apply_converge as converge
 import _qemulab_apply_power as powers
 import _qemulab_face as face
-import _qemulab_look as looks
-import _qemulab_snapshots as snapshots
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+import _qemulab_vm_snapshots as snapshots
+import _qemulab_vm_status as looks
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]

@@ -259,7 +259,7 @@ def measure_salt(task: dict[str, Any], env: dict[str, str]) -> dict[str, Any]:
     """Time the first apply and those after it."""
     salt_call = f"{task['checkout']}/salt-call"
     alone = salt_alone(salt_call, env)
-    # Where _qemulab_layout.py has them, for the lab of pillar.example.
+    # Where _qemulab_host_paths.py has them, for the lab of pillar.example.
     sockets = [RUNTIME / f"lab/vms/{name}/qmp.sock" for name in MACHINES]
     found: dict[str, Any] = dict(start_lab([salt_call, "state.apply", "lab"], env, sockets))
     found.update(alone)

@@ -18,7 +18,7 @@ sys.dont_write_bytecode = True
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "_modules"))
 
-import _qemulab_keys as keys  # noqa: E402
+import _qemulab_pillar_keys as keys  # noqa: E402
 
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
 HEADER = "| key | type | unit | default | effect | meaning |\n|---|---|---|---|---|---|\n"

@@ -4,8 +4,8 @@ Whether guests run on an accelerator: tried with the real QEMU.
 
 from __future__ import annotations
 
-import _qemulab_accel as accel
-import _qemulab_probe as probe
+import _qemulab_host_accel as accel
+import _qemulab_host_probe as probe
 import pytest
 
 pytestmark = pytest.mark.needs("qemu-system-x86_64")

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _qemulab_host as host
-import _qemulab_spec as spec
+import _qemulab_host_seam as host
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("unshare")]
 

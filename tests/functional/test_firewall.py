@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import _qemulab_firewall as firewall
+import _qemulab_host_firewall as firewall
 import pytest
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs("nft", "ip", "unshare", "nsenter")]

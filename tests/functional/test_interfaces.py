@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import subprocess
 
-import _qemulab_kinds as kinds
+import _qemulab_pillar_kinds as kinds
 import pytest
-from _qemulab_kinds import Bad
-from _qemulab_kinds import Notes
+from _qemulab_pillar_kinds import Bad
+from _qemulab_pillar_kinds import Notes
 from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings

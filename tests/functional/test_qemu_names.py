@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import _qemulab_launch as launch
-import _qemulab_machine as machine
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_command as machine
+import _qemulab_vm_launch as launch
 import pytest
-from _qemulab_kinds import SpecError
-from _qemulab_layout import Layout
-from _qemulab_machine import Surroundings
+from _qemulab_host_paths import Layout
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_vm_command import Surroundings
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_kinds import SpecError
+from _qemulab_pillar_kinds import SpecError
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _qemulab_units as units
+import _qemulab_run_units as units
 import harness
-from _qemulab_qmp import Qmp
-from _qemulab_qmp import QmpError
+from _qemulab_vm_qmp import Qmp
+from _qemulab_vm_qmp import QmpError
 from supervisor.xmlrpc import SupervisorTransport
 
 GUEST_ROOT = harness.REPO / ".venv/var/tests/guest"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _qemulab_guest as guest
-import _qemulab_image as image
+import _qemulab_guest_contents as guest
+import _qemulab_guest_image as image
 import deb_packages
 import pytest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _qemulab_accel as accel
+import _qemulab_host_accel as accel
 import pytest
 
 INTEL = "processor\t: 0\nflags\t\t: fpu vme vmx sse2\nvmx flags\t: vnmi svm_like\n"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _qemulab_access as access
+import _qemulab_vm_access as access
 import pytest
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGNvbW1lbnQ me@laptop"
@@ -59,7 +59,7 @@ def test_a_home_that_may_not_be_entered_has_no_keys(tmp_path: Path) -> None:
     (tmp_path / "home/.ssh").mkdir(parents=True)
     (tmp_path / "home/.ssh/id.pub").write_text(KEY)
     ask = (
-        "import os, pwd; os.environ.pop('SUDO_USER', None); import _qemulab_access as access; "
+        "import os, pwd; os.environ.pop('SUDO_USER', None); import _qemulab_vm_access as access; "
         f"entry = pwd.struct_passwd(('u', 'x', 0, 0, '', {str(tmp_path / 'home')!r}, '')); "
         "pwd.getpwuid = lambda uid: entry; print(access.user_keys())"
     )

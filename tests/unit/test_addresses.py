@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _qemulab_dnsmasq as dnsmasq
 import _qemulab_lan_dhcp as lan_dhcp
+import _qemulab_lan_dnsmasq as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_keys import NAMES
-from _qemulab_keys import Lab
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
 from _qemulab_lan_hosts import Known
+from _qemulab_pillar_keys import NAMES
+from _qemulab_pillar_keys import Lab
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import MOVES
 from _qemulab_plan_changes import Change
@@ -26,7 +26,7 @@ from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 

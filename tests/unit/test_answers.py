@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from _qemulab_run_answers import Answers
+from _qemulab_run_site import Site
 from _qemulab_run_supervisor import LabSupervisor
 from _qemulab_run_supervisor import supervisor_for
-from _qemulab_site import Site
 
 
 class Host:

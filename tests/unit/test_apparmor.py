@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _qemulab_dnsmasq as dnsmasq
-import _qemulab_doctor as doctor
+import _qemulab_check_doctor as doctor
 import _qemulab_host_apparmor as apparmor
-import _qemulab_spec as spec
+import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_layout import Layout
-from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import UnitStatus
+from _qemulab_host_paths import Layout
+from _qemulab_run_protocol import STOPPED
+from _qemulab_run_protocol import UnitStatus
 
 # /sys/kernel/security/apparmor/profiles, with the names of Debian's and of older profiles.
 LOADED = """\

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_apply_power as apply_power
-import _qemulab_host as host
-import _qemulab_spec as spec
+import _qemulab_host_seam as host
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from _qemulab_plan_status import Status
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 VM = spec.vm_from("a", {"nics": [], "stop_grace": 7}, "lab", {})
 

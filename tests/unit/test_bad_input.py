@@ -11,12 +11,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import _qemulab_check as check
-import _qemulab_spec as spec
+import _qemulab_check_host as check
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_kinds import Notes
-from _qemulab_kinds import SpecError
-from _qemulab_site import Site
+from _qemulab_pillar_kinds import Notes
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_run_site import Site
 
 MAC = "52:54:00:00:00:01"
 

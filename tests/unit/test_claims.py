@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import _qemulab_keys as keys
+import _qemulab_pillar_keys as keys
 
 Name = tuple[str, str]
 """A name at the top of a file, with that file's own."""
@@ -74,7 +74,7 @@ def test_the_picture_of_the_house_has_every_file(repo: Path) -> None:
 
 
 #: Who writes to the host's files: the seam and its parts.
-SEAM = {"_qemulab_lock", "_qemulab_probe"}
+SEAM = {"_qemulab_host_lock", "_qemulab_host_probe"}
 WRITING = {
     **dict.fromkeys(("chmod", "chown", "link", "mkdir", "makedirs", "mknod", "remove"), {"os"}),
     **dict.fromkeys(("rename", "replace", "rmdir", "symlink", "truncate", "unlink"), {"os"}),
@@ -114,11 +114,11 @@ def test_only_the_seam_writes_files(repo: Path) -> None:
     faults = {
         stem: texts
         for stem, texts in found.items()
-        if texts and stem not in SEAM and not stem.startswith("_qemulab_host")
+        if texts and stem not in SEAM and not stem.startswith("_qemulab_host_seam")
     }
     assert faults == {}
     # What is looked for is found where it is.
-    assert all(found[stem] for stem in ("_qemulab_host", "_qemulab_host_once", *SEAM))
+    assert all(found[stem] for stem in ("_qemulab_host_seam", "_qemulab_host_once", *SEAM))
 
 
 def test_every_key_says_what_takes_it_up() -> None:

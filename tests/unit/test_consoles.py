@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import _qemulab_run_consoles as consoles
-import _qemulab_units as units
+import _qemulab_run_units as units
 import pytest
-from _qemulab_layout import Layout
+from _qemulab_host_paths import Layout
 
 pytestmark = pytest.mark.needs("fallocate", "stat", "head")
 

@@ -17,10 +17,10 @@ SIGNATURE_NAMES = 10
 
 #: Private siblings are pure but for these: who may import what that reaches out of the process.
 REACHING = {
-    "logging": {"_qemulab_log"},
+    "logging": {"_qemulab_host_log"},
     "salt": {"_qemulab_face"},
-    "socket": {"_qemulab_hostnet", "_qemulab_qmp", "_qemulab_supervisord"},
-    "subprocess": {"_qemulab_host"},
+    "socket": {"_qemulab_host_net", "_qemulab_vm_qmp", "_qemulab_run_by_supervisord"},
+    "subprocess": {"_qemulab_host_seam"},
 }
 
 FOLDERS = ("_modules/*.py", "_states/*.py", "libexec/*.py", "bench/**/*.py", "tests/**/*.py")

@@ -6,11 +6,11 @@ import os
 import struct
 from pathlib import Path
 
-import _qemulab_disks as disks
 import _qemulab_host_once as once
+import _qemulab_vm_disks as disks
 import pytest
-from _qemulab_host import HostError
-from _qemulab_site import Site
+from _qemulab_host_seam import HostError
+from _qemulab_run_site import Site
 
 MIB = 2**20
 

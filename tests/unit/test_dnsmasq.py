@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _qemulab_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_dnsmasq import Files
-from _qemulab_dnsmasq import Lease
-from _qemulab_keys import Network
-from _qemulab_kinds import SpecError
+from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq import Lease
 from _qemulab_lan_hosts import Known
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_kinds import SpecError
 from hypothesis import given
 from hypothesis import strategies as st
 

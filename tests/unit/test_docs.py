@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _qemulab_keys import Lab
+from _qemulab_pillar_keys import Lab
 from _qemulab_plan_changes import EFFECTS
 
 NOTHING = ("", "-", "–", "—")

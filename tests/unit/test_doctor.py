@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
-import _qemulab_doctor as doctor
-import _qemulab_spec as spec
+import _qemulab_check_doctor as doctor
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_doctor import Finding
-from _qemulab_host import HostError
+from _qemulab_check_doctor import Finding
+from _qemulab_host_seam import HostError
 from _qemulab_plan_status import Status
-from _qemulab_supervisors import STOPPED
-from _qemulab_supervisors import UnitStatus
+from _qemulab_run_protocol import STOPPED
+from _qemulab_run_protocol import UnitStatus
 
 LAB = spec.from_pillar({}).lab
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import _qemulab_host as host
 import _qemulab_host_links as host_links
+import _qemulab_host_seam as host
 import _qemulab_lan_etc as etc
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_status import Status
-from _qemulab_site import Site
-from _qemulab_supervisors import UnitStatus
+from _qemulab_run_protocol import UnitStatus
+from _qemulab_run_site import Site
 
 NETWORK = spec.network_from("vmlan", {}, "lab")
 ON_VMLAN = Vm(nics=(Nic(network="user"), Nic(network="vmlan"), Nic(network="other")))

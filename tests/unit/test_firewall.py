@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-import _qemulab_firewall as firewall
+import _qemulab_host_firewall as firewall
 import pytest
 
 ADDRESS = ipaddress.IPv4Interface("192.168.76.1/24")

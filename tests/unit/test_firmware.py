@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import _qemulab_firmware as firmware
+import _qemulab_host_firmware as firmware
 import pytest
 
 SYSTEM = "/usr/share/qemu/firmware"

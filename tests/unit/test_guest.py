@@ -12,14 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _qemulab_guest as guest
+import _qemulab_guest_contents as guest
 import _qemulab_guest_elf as elf
+import _qemulab_guest_image as image
 import _qemulab_guest_modules as modules
 import _qemulab_guest_packages as packages
 import _qemulab_guest_scripts as scripts
-import _qemulab_host as seam
-import _qemulab_image as image
-import _qemulab_probe as probe
+import _qemulab_host_probe as probe
+import _qemulab_host_seam as seam
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import _qemulab_disks as disks
-import _qemulab_host as host
-import _qemulab_launch as launch
-import _qemulab_machine as machine
-import _qemulab_power as power
-import _qemulab_probe as probe
-import _qemulab_snapshots as snapshots
+import _qemulab_host_probe as probe
+import _qemulab_host_seam as host
+import _qemulab_vm_command as machine
+import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
+import _qemulab_vm_launch as launch
+import _qemulab_vm_power as power
+import _qemulab_vm_snapshots as snapshots
 import pytest
-from _qemulab_host import HostError
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 
 VM = Vm(firmware="bios", boot="disk", accel="tcg", disks=(), nics=())
 OTHER = ["-device", "other"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import _qemulab_vm_held as held
 import pytest
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 VM = spec.vm_from("a", {"nics": [], "firmware": "bios"}, "lab", {})
 """With one disk, hda, and nothing else."""

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import _qemulab_host as host
+import _qemulab_host_seam as host
 import pytest
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 
 
 def names(directory: Path) -> list[str]:
@@ -165,7 +165,7 @@ FULL = """
 import resource
 import sys
 sys.path.insert(0, sys.argv[1])
-import _qemulab_host as host
+import _qemulab_host_seam as host
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     host.write(sys.argv[2], "x" * 5000)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _qemulab_hostnet as hostnet
+import _qemulab_host_net as hostnet
 import pytest
 
 
@@ -58,7 +58,7 @@ def test_rules_name_their_tables_by_number() -> None:
 @pytest.mark.needs("ip", "unshare")
 def test_a_carrier_is_there_once_an_interface_is_up() -> None:
     """A TAP that no process holds has none; nor has an interface that is not there."""
-    code = "import _qemulab_hostnet as n; print(n.has_carrier('lo'), n.has_carrier('t0'))"
+    code = "import _qemulab_host_net as n; print(n.has_carrier('lo'), n.has_carrier('t0'))"
     say = shlex.join([sys.executable, "-c", code])
     script = f"{say}; ip link set lo up; ip tuntap add t0 mode tap; ip link set t0 up; {say}"
     folder = str(Path(hostnet.__file__).parent)

@@ -6,10 +6,10 @@ import re
 import shlex
 from typing import Any
 
-import _qemulab_hub as hub
-import _qemulab_spec as spec
+import _qemulab_lan_hub as hub
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_kinds import SpecError
+from _qemulab_pillar_kinds import SpecError
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import _qemulab_host as host
+import _qemulab_host_seam as host
 import _qemulab_lan_addresses as addresses
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_host import HostError
-from _qemulab_keys import Network
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_reservation
+from _qemulab_run_site import Site
 from _qemulab_run_underway import Move
-from _qemulab_site import Site
 
 MAC = "52:54:00:00:00:01"
 OLD, NEW = "10.0.3.1/24", "10.0.9.1/24"

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from _qemulab_layout import SOCKET_LIMIT
-from _qemulab_layout import Layout
+from _qemulab_host_paths import SOCKET_LIMIT
+from _qemulab_host_paths import Layout
 
 LAB = Layout("lab")
 MOVED = Layout("lab", Path("/tmp/x"))

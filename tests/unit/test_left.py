@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_spec as spec
+import _qemulab_host_seam as host
+import _qemulab_pillar_spec as spec
 import _qemulab_vm_left as left
 import pytest
-from _qemulab_host import HostError
-from _qemulab_site import Site
+from _qemulab_host_seam import HostError
+from _qemulab_run_site import Site
 
 VM = spec.vm_from("a", {"nics": []}, "lab", {})
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _qemulab_live as live
+import _qemulab_pillar_spec as spec
 import _qemulab_plan_vm as plan_vm
-import _qemulab_spec as spec
 import _qemulab_vm_forwards as forwards
+import _qemulab_vm_live as live
 import pytest
-from _qemulab_host import HostError
-from _qemulab_keys import Forward
-from _qemulab_keys import Vm
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_diff import merged
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
-from _qemulab_qmp import QmpError
-from _qemulab_site import Site
+from _qemulab_run_site import Site
+from _qemulab_vm_qmp import QmpError
 
 USERNET = """\
 Hub -1 (net1):

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_lock as lock
+import _qemulab_host_lock as lock
+import _qemulab_host_seam as host
 import pytest
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from commands import SLEEP
 from commands import running
 
@@ -20,7 +20,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import time
-import _qemulab_lock as lock
+import _qemulab_host_lock as lock
 with lock.hold(Path(sys.argv[2])):
     print(flush=True)
     time.sleep(60)

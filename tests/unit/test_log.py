@@ -9,12 +9,12 @@ import signal
 import subprocess
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_log as log
-import _qemulab_process as process
+import _qemulab_host_log as log
+import _qemulab_host_process as process
+import _qemulab_host_seam as host
 import pytest
-from _qemulab_qmp import Qmp
-from _qemulab_qmp import QmpError
+from _qemulab_vm_qmp import Qmp
+from _qemulab_vm_qmp import QmpError
 
 
 @pytest.fixture

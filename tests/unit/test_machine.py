@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _qemulab_keys as keys
-import _qemulab_machine as machine
-import _qemulab_spec as spec
+import _qemulab_pillar_keys as keys
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_command as machine
 import pytest
-from _qemulab_kinds import SpecError
-from _qemulab_machine import Surroundings
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_vm_command import Surroundings
 from hypothesis import given
 from hypothesis import strategies as st
 

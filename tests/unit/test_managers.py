@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _qemulab_host as host
-import _qemulab_host_managers as managers
+import _qemulab_host_seam as host
+import _qemulab_lan_managers as managers
 import pytest
-from _qemulab_host import Result
+from _qemulab_host_seam import Result
 
 # /run/systemd/netif/links/N of systemd 252, cut to what counts.
 NETWORKD = """\

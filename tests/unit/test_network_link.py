@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_network as networks
-import _qemulab_spec as spec
+import _qemulab_host_seam as host
+import _qemulab_lan_network as networks
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_host import HostError
+from _qemulab_host_seam import HostError
 from _qemulab_plan_network import NetworkFacts
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 
 def test_it_is_the_declared_interface_that_has_to_be_ours(

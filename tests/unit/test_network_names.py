@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _qemulab_host as host
-import _qemulab_network as networks
+import _qemulab_host_seam as host
+import _qemulab_lan_network as networks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

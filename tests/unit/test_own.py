@@ -6,13 +6,13 @@ import os
 import stat
 from pathlib import Path
 
-import _qemulab_check as check
-import _qemulab_host as host
+import _qemulab_check_host as check
 import _qemulab_host_mounts as mounts
 import _qemulab_host_own as own
+import _qemulab_host_seam as host
 import pytest
-from _qemulab_host import HostError
-from _qemulab_site import Site
+from _qemulab_host_seam import HostError
+from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 

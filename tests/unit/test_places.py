@@ -7,8 +7,8 @@ import struct
 import tempfile
 from pathlib import Path
 
-import _qemulab_host_places as places
-from _qemulab_site import Site
+import _qemulab_run_places as places
+from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 

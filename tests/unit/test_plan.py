@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_keys import Forward
-from _qemulab_keys import Network
-from _qemulab_keys import Nic
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import BOOT
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import DESTROY

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import _qemulab_network as networks
+import _qemulab_lan_network as networks
+import _qemulab_pillar_spec as spec
 import _qemulab_plan_lab as plan_lab
-import _qemulab_spec as spec
 import pytest
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import Change

@@ -6,7 +6,7 @@ from typing import Any
 
 import _qemulab_plan_lab as plan_lab
 import pytest
-from _qemulab_keys import Reservation
+from _qemulab_pillar_keys import Reservation
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import DESTROY
 from _qemulab_plan_changes import LIVE

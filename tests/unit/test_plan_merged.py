@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _qemulab_dnsmasq as dnsmasq
-import _qemulab_keys as keys
-import _qemulab_live as live
+import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_pillar_keys as keys
+import _qemulab_vm_live as live
 import pytest
-from _qemulab_dnsmasq import Files
-from _qemulab_keys import TAKERS
-from _qemulab_keys import Disk
-from _qemulab_keys import Network
-from _qemulab_keys import Nic
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
+from _qemulab_lan_dnsmasq import Files
+from _qemulab_pillar_keys import TAKERS
+from _qemulab_pillar_keys import Disk
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import BOOT
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RECREATE

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
+from _qemulab_pillar_schema import arguments
 from _qemulab_plan_changes import words
 from _qemulab_plan_named import named
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
-from _qemulab_schema import arguments
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Change

@@ -7,14 +7,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import _qemulab_host_ports as host_ports
-import _qemulab_hostnet as hostnet
-import _qemulab_spec as spec
+import _qemulab_host_net as hostnet
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_ports as host_ports
 import pytest
-from _qemulab_keys import Forward
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import _qemulab_power as power
+import _qemulab_vm_power as power
 import pytest
 from _qemulab_plan_status import Status
-from _qemulab_site import Site
+from _qemulab_run_site import Site
 
 
 class Clock:

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import _qemulab_host as host
-import _qemulab_process as processes
+import _qemulab_host_process as processes
+import _qemulab_host_seam as host
 import pytest
 from commands import SLEEP
 from commands import running

@@ -6,14 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import _qemulab_check as check
-import _qemulab_spec as spec
+import _qemulab_check_host as check
+import _qemulab_host_qcow2 as qcow2
+import _qemulab_pillar_spec as spec
 import _qemulab_vm_media as media
-import _qemulab_vm_qcow2 as qcow2
 import pytest
-from _qemulab_host import HostError
-from _qemulab_kinds import Notes
-from _qemulab_site import Site
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_kinds import Notes
+from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _qemulab_qmp import Qmp
-from _qemulab_qmp import QmpError
-from _qemulab_qmp import QmpSilent
+from _qemulab_vm_qmp import Qmp
+from _qemulab_vm_qmp import QmpError
+from _qemulab_vm_qmp import QmpSilent
 
 GREETING = b'{"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": ["oob"]}}\r\n'
 EVENT = (

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _qemulab_declaration as declaration
+import _qemulab_check_declaration as declaration
 import pytest
-from _qemulab_keys import Vm
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import Plan
+from _qemulab_run_site import Site
 from _qemulab_run_underway import Early
 from _qemulab_run_underway import Pressed
 from _qemulab_run_underway import Underway
-from _qemulab_site import Site
 
 Job = Callable[[dict[str, Any], list[str]], list[Site]]
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import _qemulab_kinds as kinds
-import _qemulab_schema as schema
+import _qemulab_pillar_kinds as kinds
+import _qemulab_pillar_schema as schema
 import pytest
 import yaml
 from hypothesis import given

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import _qemulab_snapshots as snapshots
+import _qemulab_vm_snapshots as snapshots
 import pytest
-from _qemulab_host import HostError
-from _qemulab_keys import Disk
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
-from _qemulab_site import Site
-from _qemulab_snapshots import Image
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Disk
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_run_site import Site
+from _qemulab_vm_snapshots import Image
 
 
 def shot(tag: str, when: int = 0, memory: int = 0) -> dict[str, Any]:

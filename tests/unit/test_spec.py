@@ -8,20 +8,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
 import yaml
-from _qemulab_keys import Dhcp
-from _qemulab_keys import Disk
-from _qemulab_keys import Dns
-from _qemulab_keys import Forward
-from _qemulab_keys import Lab
-from _qemulab_keys import Network
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
-from _qemulab_schema import compact
-from _qemulab_schema import plain
+from _qemulab_pillar_keys import Dhcp
+from _qemulab_pillar_keys import Disk
+from _qemulab_pillar_keys import Dns
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Lab
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_pillar_schema import compact
+from _qemulab_pillar_schema import plain
 
 
 def vm(**keys: Any) -> dict[str, Any]:

@@ -6,19 +6,19 @@ import dataclasses
 import json
 from typing import Any
 
-import _qemulab_keys as keys
-import _qemulab_spec as spec
+import _qemulab_pillar_keys as keys
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_keys import Dhcp
-from _qemulab_keys import Disk
-from _qemulab_keys import Forward
-from _qemulab_keys import Lab
-from _qemulab_keys import Network
-from _qemulab_keys import Nic
-from _qemulab_keys import Reservation
-from _qemulab_keys import Vm
-from _qemulab_kinds import SpecError
-from _qemulab_schema import plain
+from _qemulab_pillar_keys import Dhcp
+from _qemulab_pillar_keys import Disk
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Lab
+from _qemulab_pillar_keys import Network
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_kinds import SpecError
+from _qemulab_pillar_schema import plain
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import _qemulab_access as access
-import _qemulab_host as host
+import _qemulab_host_seam as host
+import _qemulab_vm_access as access
 import pytest
-from _qemulab_keys import Forward
-from _qemulab_keys import Nic
-from _qemulab_keys import Vm
-from _qemulab_site import Site
+from _qemulab_pillar_keys import Forward
+from _qemulab_pillar_keys import Nic
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_site import Site
 
 pytestmark = pytest.mark.needs("ssh")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _qemulab_run_by_systemd as systemd
 import _qemulab_run_consoles as consoles
-import _qemulab_systemd as systemd
 import pytest
-from _qemulab_layout import Layout
-from _qemulab_supervisord import Supervisord
-from _qemulab_supervisors import last_lines
+from _qemulab_host_paths import Layout
+from _qemulab_run_by_supervisord import Supervisord
+from _qemulab_run_protocol import last_lines
 from hypothesis import given
 from hypothesis import strategies as st
 

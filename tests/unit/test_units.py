@@ -6,9 +6,9 @@ import configparser
 import shlex
 from pathlib import Path
 
-import _qemulab_units as units
+import _qemulab_run_units as units
 import pytest
-from _qemulab_units import Unit
+from _qemulab_run_units import Unit
 
 VM = Unit(
     kind="vm",

@@ -7,15 +7,15 @@ import getpass
 from pathlib import Path
 
 import _qemulab_apply_vm as machines
-import _qemulab_host as host
-import _qemulab_launch as launch
-import _qemulab_schema as schema
-import _qemulab_spec as spec
+import _qemulab_host_seam as host
+import _qemulab_pillar_schema as schema
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_launch as launch
 import pytest
-from _qemulab_keys import Vm
-from _qemulab_site import Site
-from _qemulab_supervisors import UnitStatus
-from _qemulab_units import Unit
+from _qemulab_pillar_keys import Vm
+from _qemulab_run_protocol import UnitStatus
+from _qemulab_run_site import Site
+from _qemulab_run_units import Unit
 
 VM = spec.vm_from("a", {"nics": [], "disks": [], "firmware": "bios"}, "lab", {})
 ON = dataclasses.replace(VM, autostart=True)

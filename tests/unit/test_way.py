@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_hostnet as hostnet
+import _qemulab_host_net as hostnet
 import _qemulab_lan_way as way
-import _qemulab_spec as spec
+import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_hostnet import Way
+from _qemulab_host_net import Way
 
 NETWORK = spec.network_from("vmlan", {}, "lab")
 

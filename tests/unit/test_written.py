@@ -6,10 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import _qemulab_host as host
+import _qemulab_host_seam as host
 import _qemulab_host_written as written
 import pytest
-from _qemulab_host import File
+from _qemulab_host_seam import File
 
 
 class Killed(BaseException):
