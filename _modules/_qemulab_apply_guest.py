@@ -10,7 +10,7 @@ import os
 import _qemulab_guest_image as image
 import _qemulab_host_seam as host
 import _qemulab_plan_lab as plan_lab
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_host_seam import HostError
@@ -53,7 +53,7 @@ def ensure_absent(site: Site, test: bool = False) -> Outcome:
 
     def look() -> tuple[Plan, None]:
         built = os.path.lexists(target)
-        users = looks.guest_users(site) if built else []
+        users = vm_status.guest_users(site) if built else []
         if users:
             problem = f"the built-in guest is in use by {', '.join(users)}"
             raise HostError(problem, hint="stop them first: salt-call qemulab.vm_stop")

@@ -24,7 +24,7 @@ import _qemulab_vm_access as access
 import _qemulab_vm_held as held
 import _qemulab_vm_left as vm_left
 import _qemulab_vm_power as power
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_host_seam import HostError
@@ -127,7 +127,7 @@ def prune(
 
     def look() -> tuple[Plan, None]:
         facts = find_facts(site)
-        runs = {name: looks.runs(site, name) for name in facts.vms if name not in vms}
+        runs = {name: vm_status.runs(site, name) for name in facts.vms if name not in vms}
         facts = facts._replace(vms={**facts.vms, **runs})
         plan = plan_lab.plan_prune(facts, vms, declared, mode)
         off = plan.below("vms")
@@ -168,7 +168,7 @@ def ensure_stopped(site: Site, test: bool = False) -> Outcome:
     def look() -> tuple[Plan, None]:
         # Of some there may be nothing left but what runs.
         found = vm_left.machines(site)
-        runs = {name: looks.runs(site, name) for name in {*site.store.vms(), *found}}
+        runs = {name: vm_status.runs(site, name) for name in {*site.store.vms(), *found}}
         gone = [says for name in runs if runs[name] for says in machines.says_lost(site, name)]
         alone = [vm_left.says_alone(name, pid) for name, pid in found.items() if not runs[name]]
         plan = plan_lab.plan_lab_stopped(dict(sorted(runs.items())))
@@ -193,7 +193,7 @@ def ensure_started(site: Site, test: bool = False) -> Outcome:
 
     def look() -> tuple[Plan, None]:
         down = [name for name in site.store.networks() if is_down(site, name)]
-        vms = {name: looks.look(site, name)[0] for name in site.store.vms()}
+        vms = {name: vm_status.find_status(site, name)[0] for name in site.store.vms()}
         plan = plan_lab.plan_lab_started(down, vms)
         off = [name for name in vms if vms[name].is_off]
         unlike = [f"{name}: {text}" for name in off for text in says_unlike(site, name)]
@@ -245,7 +245,7 @@ def restart(site: Site) -> tuple[Outcome, Outcome]:
     where a machine alone holds a disk whose file is gone.
     """
     for name in site.store.vms():
-        held.need_none(name, looks.lost(site, name))
+        held.need_none(name, vm_status.find_lost(site, name))
     return ensure_stopped(site), ensure_started(site)
 
 

@@ -22,7 +22,7 @@ import _qemulab_lan_way as way
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_disks as disks
 import _qemulab_vm_held as held
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_converge import outcome
@@ -84,7 +84,7 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
         _, started = site.store.vm(vm)
         if started is None or all(nic.network != name for nic in started.nics):
             continue
-        if looks.runs(site, vm):
+        if vm_status.runs(site, vm):
             found.append(vm)
     return tuple(found)
 
@@ -127,7 +127,7 @@ def ensure(
         site.run.moves[name] = Move(now, declared.address)
         # Before anything is changed, or those behind it would be left on the old network.
         for machine in plan.machines if plan.has(RESTART) else ():
-            held.need_none(machine, looks.lost(site, machine))
+            held.need_none(machine, vm_status.find_lost(site, machine))
         if test and plan.changes:
             networks.check_start(site, name, declared, facts)
             if plan.has(RESTART):

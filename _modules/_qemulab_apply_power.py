@@ -7,7 +7,7 @@ from __future__ import annotations
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_held as held
 import _qemulab_vm_power as power
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Vm
 from _qemulab_plan_status import Status
@@ -26,7 +26,7 @@ def need_defined(site: Site, name: str) -> Vm:
 def grace_of(site: Site, name: str) -> int:
     """Return a machine's ``stop_grace``; the default where its files are gone and it runs on."""
     vm, _ = site.store.vm(name)
-    if vm is None and looks.runs(site, name):
+    if vm is None and vm_status.runs(site, name):
         return Vm.stop_grace
     return need_defined(site, name).stop_grace
 
@@ -54,7 +54,7 @@ def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str
     """
     with site.lock("vm", name):
         seconds = grace_of(site, name) if grace is None else grace
-        gone = [image.says for image in looks.lost(site, name)]
+        gone = [image.says for image in vm_status.find_lost(site, name)]
         return power.stop(site, name, seconds), gone
 
 
@@ -70,7 +70,7 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
     with site.lock("vm", name):
         vm = need_defined(site, name)
         if not lose_data:
-            held.need_none(name, looks.lost(site, name))
+            held.need_none(name, vm_status.find_lost(site, name))
         hardware.find_known(site, name)  # or it would be off then, and not come back
         how = power.stop(site, name, vm.stop_grace)
         said = _start(site, name, vm)
@@ -92,9 +92,9 @@ def reset(site: Site, name: str) -> None:
 
 def _start(site: Site, name: str, vm: Vm) -> list[str]:
     """Do what ``start`` does; its lock is held."""
-    status, _ = looks.look(site, name)
+    status, _ = vm_status.find_status(site, name)
     if status.is_dead:
-        held.need_none(name, looks.lost(site, name))
+        held.need_none(name, vm_status.find_lost(site, name))
         power.stop(site, name, 0)
         status = Status.STOPPED
     if status.is_off:
@@ -104,5 +104,5 @@ def _start(site: Site, name: str, vm: Vm) -> list[str]:
     if status.is_held:
         power.resume(site, name, status)
     elif status is not Status.RUNNING:
-        looks.refuse(site, name, status)
+        vm_status.refuse(site, name, status)
     return []

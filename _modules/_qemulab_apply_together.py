@@ -18,7 +18,7 @@ import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 import _qemulab_vm_power as power
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Network
@@ -32,8 +32,8 @@ from _qemulab_plan_vm import plan_vm
 from _qemulab_run_site import Site
 from _qemulab_run_underway import Early
 from _qemulab_vm_qmp import QmpError
-from _qemulab_vm_status import facts
-from _qemulab_vm_status import look
+from _qemulab_vm_status import find_facts
+from _qemulab_vm_status import find_status
 
 
 class Row(NamedTuple):
@@ -79,7 +79,7 @@ def start_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
         plans = {}
         for name in locked:
             with contextlib.suppress(HostError):
-                plan = plan_vm(facts(site, name), off[name], "running")
+                plan = plan_vm(find_facts(site, name), off[name], "running")
                 if plan.touches("running") and not plan.refused:
                     plans[name] = plan
         if plans:
@@ -129,7 +129,7 @@ def press_together(site: Site, names: Iterable[str], plan: Callable[[str], Plan]
         if name in site.run.pressed or not site.status("vm", name).alive:
             continue
         with contextlib.suppress(HostError, QmpError), site.lock("vm", name, timeout=0):
-            if site.store.vm(name)[0] and look(site, name)[0] is Status.RUNNING:
+            if site.store.vm(name)[0] and find_status(site, name)[0] is Status.RUNNING:
                 power.press(site, name, plan(name))
 
 
@@ -182,7 +182,7 @@ def read_row(
     except (SpecError, HostError):
         return ALONE
     others = {**site.store.all_networks(), name: network}
-    readable = spec.readable_vms(vms, site.lab, others, host_ports.ports(site))
+    readable = spec.readable_vms(vms, site.lab, others, vm_ports.ports(site))
     return Row(items, addresses.all_as_far_as_possible(site, readable))
 
 
@@ -209,7 +209,7 @@ def find_restart(site: Site, name: str, declared: Vm | None) -> Restart | None:
     if declared is None:
         return None
     with contextlib.suppress(HostError):
-        plan = plan_vm(facts(site, name), declared, "running", restarted=True)
+        plan = plan_vm(find_facts(site, name), declared, "running", restarted=True)
         if not plan.refused:
             return Restart(declared, plan)
     return None

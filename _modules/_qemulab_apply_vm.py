@@ -22,9 +22,9 @@ import _qemulab_vm_held as held
 import _qemulab_vm_launch as launch
 import _qemulab_vm_live as live
 import _qemulab_vm_media as media
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 import _qemulab_vm_power as power
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_power import need_defined
@@ -53,7 +53,7 @@ def find_argv(site: Site, name: str, pillar: Any) -> list[str]:
     vm, _ = site.store.vm(name)
     networks = site.store.all_networks()
     if vm is None:
-        declared = spec.from_pillar(pillar, lambda _name: host_ports.ports(site)).lab
+        declared = spec.from_pillar(pillar, lambda _name: vm_ports.ports(site)).lab
         vm = declared.vms.get(name) or need_defined(site, name)
         networks = {**declared.networks, **networks}
     return launch.argv(site, name, vm, networks)
@@ -88,7 +88,7 @@ def ensure(
     Returns what ``outcome`` does; ``ssh``, the command that logs in; and ``images``, the files of
     disks that a refused change would cost. Raises HostError where the host refuses.
     """
-    ports = host_ports.ports(site)
+    ports = vm_ports.ports(site)
     declared = spec.vm_from(name, declaration, site.lab, site.store.all_networks(), ports)
     possible = addresses.as_far_as_possible(site, name, declared)
     late = tuple(differences(leaves(possible), leaves(declared)))
@@ -97,7 +97,7 @@ def ensure(
     if row and not test:
         together.start_row(site, name, possible, row, ports)
     if row and ("vm", name) not in site.run.early:
-        looks.look_at_all(site, [name, *row])
+        vm_status.find_statuses(site, [name, *row])
 
     at_stake: list[str] = []
 
@@ -105,7 +105,7 @@ def ensure(
         early = site.run.early.get(("vm", name))
         if early is not None and not test:
             return early.plan, None  # what it was made from is no more
-        facts = find_facts(site, name)
+        facts = need_facts(site, name)
         plan = plan_vm(facts, possible, wanted, name in site.run.restarted)
         at_stake[:] = [change.path[1] for change in plan.refused]
         if test and plan.changes and not plan.refused:
@@ -129,12 +129,12 @@ def ensure(
     return {**found, "ssh": access.ssh_command(site, name, declared), "images": paths}
 
 
-def find_facts(site: Site, name: str) -> VmFacts:
+def need_facts(site: Site, name: str) -> VmFacts:
     """Return what is of a machine. Raises HostError where it cannot be dealt with as it is."""
-    facts = looks.facts(site, name)
+    facts = vm_status.find_facts(site, name)
     if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
-        looks.refuse(site, name, facts.status)
-    held.need_none(name, looks.lost(site, name) if facts.lost else ())
+        vm_status.refuse(site, name, facts.status)
+    held.need_none(name, vm_status.find_lost(site, name) if facts.lost else ())
     return facts
 
 
@@ -224,7 +224,7 @@ def ensure_off(site: Site, name: str, test: bool = False, row: Collection[str] =
     def look() -> tuple[Plan, None]:
         if name in site.run.pressed and not test:
             return site.run.pressed[name].plan, None
-        status, _ = looks.look(site, name)
+        status, _ = vm_status.find_status(site, name)
         return plan(name, not status.is_off), None
 
     def act(_plan: Plan, _seen: None) -> None:
@@ -256,7 +256,7 @@ def ensure_absent(
 
     def plan(each: str, purge: bool = False) -> Plan:
         left = bool(own.machine(site.layout, each))
-        return plan_vm_absent(looks.facts(site, each, strict=False), purge, left)
+        return plan_vm_absent(vm_status.find_facts(site, each, strict=False), purge, left)
 
     def look() -> tuple[Plan, None]:
         if name in site.run.pressed and not test:
@@ -303,4 +303,4 @@ def remove(site: Site, name: str, purge: bool) -> str:
 
 def says_lost(site: Site, name: str) -> list[str]:
     """Return in words which images a machine alone still holds, since their files are gone."""
-    return [image.says for image in looks.lost(site, name)]
+    return [image.says for image in vm_status.find_lost(site, name)]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_check_doctor as physician
+import _qemulab_check_doctor as check_doctor
 import _qemulab_check_host as check
 import _qemulab_pillar_schema as schema
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Lab
 from _qemulab_pillar_kinds import SpecError
@@ -65,7 +65,7 @@ def read(
     rendered that would only say that another one failed. Never raises for such a fault.
     """
     site.run = Underway()  # who has Salt in one process for many runs begins the next one here
-    lab, notes = spec.survey(declared, lambda _name: host_ports.ports(site))
+    lab, notes = spec.survey(declared, lambda _name: vm_ports.ports(site))
     found = {
         **NOTHING,
         "name": site.lab,
@@ -96,7 +96,7 @@ def of_this_host(
     """Return why this host cannot have a lab; the state ``declared`` looks again, and tells it."""
     try:
         _, notes = check.survey(declared, find_site)
-        found = physician.in_the_way(physician.that_is_off(lab, site), site)
+        found = check_doctor.in_the_way(check_doctor.that_is_off(lab, site), site)
         return [str(fault) for fault in notes.faults] + [each.text for each in found]
     except (HostError, SpecError, OSError) as err:
         return [str(err)]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import _qemulab_check_host as check
 import _qemulab_host_apparmor as apparmor
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_probe as probe
 import _qemulab_host_routes as routes
 import _qemulab_host_seam as host
@@ -29,7 +29,7 @@ import _qemulab_lan_managers as managers
 import _qemulab_pillar_kinds as kinds
 import _qemulab_run_places as places
 import _qemulab_vm_disks as disks
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Lab
 from _qemulab_run_site import Site
@@ -221,7 +221,7 @@ def tun(lab: Lab, site: Site) -> Iterator[Finding]:
 
 def multicast(lab: Lab, site: Site) -> Iterator[Finding]:
     """Look whether a datagram to a network's group comes back on the loopback interface."""
-    if lab.networks and not hostnet.has_carrier("lo"):
+    if lab.networks and not host_net.has_carrier("lo"):
         yield Finding(WARN, "multicast", "lo is down", "the apply sets it up")
         return
     joined = host.read("/proc/self/net/igmp") or ""
@@ -229,7 +229,7 @@ def multicast(lab: Lab, site: Site) -> Iterator[Finding]:
         what = f"multicast of {name}"
         group = hub.group_address(network)
         elsewhere = [each for each in routes.members(joined, group) if each != "lo"]
-        if not hostnet.multicast_returns(group):
+        if not host_net.multicast_returns(group):
             do = "see that no rule of the firewall drops it"
             yield Finding(FAIL, what, f"{group} does not come back on lo", do)
         elif elsewhere:
@@ -320,7 +320,7 @@ def ports(lab: Lab, site: Site) -> Iterator[Finding]:
     taken = False
     for name, vm in lab.vms.items():
         if not site.status("vm", name).alive:
-            for problem in host_ports.taken(site, name, vm):
+            for problem in vm_ports.taken(site, name, vm):
                 taken = True
                 yield Finding(FAIL, "port", problem, "stop that, or declare another")
     if not taken:

@@ -18,7 +18,7 @@ import _qemulab_lan_link as link
 import _qemulab_lan_way as way
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_media as media
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Lab
 from _qemulab_pillar_kinds import Notes
@@ -36,7 +36,7 @@ def survey(pillar: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, N
     find_site
         Returns a lab on this host by its name.
     """
-    lab, notes = spec.survey(pillar, lambda name: host_ports.ports(find_site(name)))
+    lab, notes = spec.survey(pillar, lambda name: vm_ports.ports(find_site(name)))
     if lab is not None:
         site = find_site(lab.name)
         check_networks(lab, site, notes)

@@ -19,7 +19,7 @@ import _qemulab_host_accel
 import _qemulab_host_distribution as distribution
 import _qemulab_host_firewall
 import _qemulab_host_firmware
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_process as process
 import _qemulab_host_qcow2 as qcow2
 import _qemulab_host_routes
@@ -288,7 +288,7 @@ def taken_server_port(name: str, network: Network) -> tuple[str, str] | None:
     """
     address = str(ipaddress.IPv4Interface(network.address).ip)
     for where, port, protocol in ((address, 53, "tcp"), (address, 53, "udp"), ("", 67, "udp")):
-        if hostnet.port_is_free(where, port, protocol, shared=True):
+        if host_net.port_is_free(where, port, protocol, shared=True):
             continue
         owner = port_owner(port, protocol)
         what = "DHCP" if port == 67 else "DNS"

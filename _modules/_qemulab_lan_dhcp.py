@@ -15,7 +15,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
 import _qemulab_host_written as written
@@ -183,7 +183,7 @@ def serves(site: Site, name: str, network: Network) -> bool:
     """Return whether a network's server runs and answers."""
     address = str(ipaddress.IPv4Interface(network.address).ip)
     alive = site.status("dnsmasq", name, fresh=True).alive
-    return alive and hostnet.tcp_answers(address, DNS_PORT)
+    return alive and host_net.tcp_answers(address, DNS_PORT)
 
 
 def reread_names(site: Site, name: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_probe as probe
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
@@ -196,7 +196,7 @@ def drop_foreign_leases(site: Site, name: str, network: Network) -> None:
 def wait_until_ready(site: Site, name: str, network: Network) -> None:
     """Wait until the hub holds the TAP and the DNS server answers; raises HostError if not."""
     questions: list[tuple[str, Callable[[], bool]]] = [
-        ("hub", lambda: hostnet.has_carrier(network.interface)),
+        ("hub", lambda: host_net.has_carrier(network.interface)),
         ("dnsmasq", lambda: lan.serves(site, name, network)),
     ]
     for kind, question in questions:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 from _qemulab_host_net import Way
 from _qemulab_pillar_keys import Network
 
@@ -40,10 +40,10 @@ def shadowed(network: Network, is_up: bool) -> tuple[str, str] | None:
     for address in list(dict.fromkeys([first, last, *reserved]))[:MOST_ADDRESSES]:
         # A connection has no address of its own yet, an answer of the DNS server has.
         for source in ("", str(host.ip)) if is_up else ("",):
-            way = hostnet.way_to(address, source)
+            way = host_net.way_to(address, source)
             if not _is_wrong(way, network.interface, is_up):
                 continue
-            if not is_up and main_is_first(hostnet.rules(), way.table, host.network.prefixlen):
+            if not is_up and main_is_first(host_net.rules(), way.table, host.network.prefixlen):
                 continue
             leads = f"leave by {way.interface} (table {way.table})"
             if way.refusal:

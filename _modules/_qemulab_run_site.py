@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_host_lock as lock
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_own as own
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
@@ -81,11 +81,11 @@ class Site:
 
     def links(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
-        return self.answers.recent("network", hostnet.survey)[0]
+        return self.answers.recent("network", host_net.survey)[0]
 
     def routes(self) -> list[dict[str, Any]]:
         """Return the host's IPv4 routes."""
-        return self.answers.recent("network", hostnet.survey)[1]
+        return self.answers.recent("network", host_net.survey)[1]
 
     def firmware(self, machine: str) -> Firmware:
         """Return the UEFI firmware for a machine type; raises HostError where there is none."""

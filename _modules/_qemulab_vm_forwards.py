@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Forward
 from _qemulab_pillar_keys import Vm
@@ -126,14 +126,14 @@ def _again(do: Callable[[Qmp, Rule], None], qmp: Qmp, rule: Rule) -> None:
 
 
 def _open(qmp: Qmp, rule: Rule) -> None:
-    words = f"net{rule.nic} {machine.forward_rule(rule.forward)}"
+    words = f"net{rule.nic} {command.forward_rule(rule.forward)}"
     said = _human(qmp, f"hostfwd_add {words}")
     if said:
         raise HostError(f"QEMU refused hostfwd_add {words}", said)
 
 
 def _close(qmp: Qmp, rule: Rule) -> None:
-    words = f"net{rule.nic} {machine.forward_rule(rule.forward).rpartition('-')[0]}"
+    words = f"net{rule.nic} {command.forward_rule(rule.forward).rpartition('-')[0]}"
     said = _human(qmp, f"hostfwd_remove {words}")
     if "removed" not in said and "not found" not in said:
         raise HostError(f"QEMU refused hostfwd_remove {words}", said)

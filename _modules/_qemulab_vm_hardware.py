@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _qemulab_host_own as own
 import _qemulab_host_seam as host
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 from _qemulab_host_seam import HostError
 from _qemulab_run_site import Site
 
@@ -22,7 +22,7 @@ def find(site: Site, name: str) -> int:
     path = site.layout.hardware_file(name)
     text = host.read(path)
     if text is None:
-        return BEFORE if own.machine(site.layout, name) else max(machine.HARDWARE)
+        return BEFORE if own.machine(site.layout, name) else max(command.HARDWARE)
     try:
         return int(text)
     except ValueError as err:
@@ -33,9 +33,9 @@ def find(site: Site, name: str) -> int:
 def find_known(site: Site, name: str) -> int:
     """Return what ``find`` does. Raises HostError where this release cannot build it."""
     number = find(site, name)
-    if number not in machine.HARDWARE:
+    if number not in command.HARDWARE:
         problem = f"a newer qemulab has made {name}: its hardware is number {number}"
-        hint = f"this release knows none above {max(machine.HARDWARE)}: install the newer one again"
+        hint = f"this release knows none above {max(command.HARDWARE)}: install the newer one again"
         raise HostError(problem, hint=hint)
     return number
 

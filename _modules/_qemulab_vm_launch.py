@@ -14,7 +14,7 @@ import _qemulab_host_seam as host
 import _qemulab_lan_etc as etc
 import _qemulab_pillar_spec as spec
 import _qemulab_run_consoles as consoles
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import _qemulab_vm_hardware as hardware
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
@@ -97,7 +97,7 @@ def handed_over(site: Site, name: str) -> dict[str, Path]:
 
 def argv(site: Site, name: str, vm: Vm, networks: Mapping[str, Network] | None = None) -> list[str]:
     """Return QEMU's command line for a machine, as it would be started now."""
-    return machine.argv(name, vm, surroundings(site, name, vm, networks))
+    return command.argv(name, vm, surroundings(site, name, vm, networks))
 
 
 def vnc_address(site: Site, name: str, vm: Vm) -> str | None:
@@ -188,7 +188,7 @@ def scripts(site: Site, name: str, vm: Vm) -> list[File]:
     texts = {
         directory / "prepare": prepare_script(site, name, vm),
         directory / "powerdown": powerdown_script(site, name, vm),
-        site.layout.launch(name): machine.launch_script(
+        site.layout.launch(name): command.launch_script(
             name, argv(site, name, vm), images(site, name, vm), site.layout.in_use(name)
         ),
     }

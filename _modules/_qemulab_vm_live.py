@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 from typing import NamedTuple
 
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import _qemulab_vm_forwards as forwards
 import _qemulab_vm_media as media
-import _qemulab_vm_ports as ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Disk
 from _qemulab_pillar_keys import Vm
@@ -67,7 +67,7 @@ def change_live(site: Site, name: str, old: Vm, new: Vm, before: VmFacts) -> Non
     Raises HostError, QmpError or OSError at the first step that fails; what is done by then is
     stored.
     """
-    ports.check(site, name, new, old)
+    vm_ports.check(site, name, new, old)
     media.check(site, name, new, old)
     defined = before.defined or old
     site.store.keep_vm(name, defined, new, (old, *before.unsure))
@@ -112,7 +112,7 @@ def with_nic(vm: Vm, index: int, **keys: Any) -> Vm:
 
 def grow(qmp: Qmp, disk: Disk) -> None:
     """Grow a disk under its guest."""
-    arguments = {"node-name": machine.node_name(disk), "size": size_bytes(disk.size)}
+    arguments = {"node-name": command.node_name(disk), "size": size_bytes(disk.size)}
     qmp.execute("block_resize", arguments, timeout=30)
 
 

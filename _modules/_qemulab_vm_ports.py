@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
@@ -38,7 +38,7 @@ def ports(site: Site) -> Ports:
         return {port for vm in others for port in spec.ports_of(vm)}
 
     def free(port: int) -> bool:
-        return port not in elsewhere() and hostnet.port_is_free("127.0.0.1", port)
+        return port not in elsewhere() and host_net.port_is_free("127.0.0.1", port)
 
     return Ports({**site.run.promised, **_machines(site)}, free)
 
@@ -105,7 +105,7 @@ def _problem(site: Site, path: str, wanted: Forward, itself: str) -> str:
             f"{key}: port {port} is for privileged processes, and QEMU is none: declare one from "
             f"{first} on, or open it to all: sysctl net.ipv4.ip_unprivileged_port_start={port}"
         )
-    refusal = hostnet.refusal(address, port, protocol)
+    refusal = host_net.refusal(address, port, protocol)
     if refusal == errno.EADDRNOTAVAIL:
         return f"{path}host_address: the host has no address {address}; ip address shows its own"
     if refusal == errno.EADDRINUSE:

@@ -25,7 +25,7 @@ import _qemulab_vm_launch as launch
 import _qemulab_vm_left as left
 import _qemulab_vm_live as live
 import _qemulab_vm_media as media
-import _qemulab_vm_ports as ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_host_accel import blames_kvm
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Vm
@@ -35,7 +35,7 @@ from _qemulab_run_site import Site
 from _qemulab_run_underway import Pressed
 from _qemulab_vm_qmp import QmpError
 from _qemulab_vm_status import ask
-from _qemulab_vm_status import look
+from _qemulab_vm_status import find_status
 from _qemulab_vm_status import proven
 from _qemulab_vm_status import refuse
 
@@ -64,7 +64,7 @@ def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None
         places.check(site, [name])
         left.need_reach(site, name)
     hardware.find_known(site, name)
-    ports.check(site, name, vm, running)
+    vm_ports.check(site, name, vm, running)
     media.check(site, name, vm, running)
     site.accel(vm.accel)
 
@@ -254,7 +254,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     ours.
     """
     ahead = site.run.pressed.pop(name, None)
-    status, pid = look(site, name)
+    status, pid = find_status(site, name)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again
     if status.is_off:
@@ -373,7 +373,7 @@ def have_off(site: Site, name: str, defined: Vm | None, hard: bool = False) -> N
 
 def reset(site: Site, name: str) -> None:
     """Press a running machine's reset button. Raises HostError where it does not run."""
-    status, _ = look(site, name)
+    status, _ = find_status(site, name)
     if status.is_off:
         raise HostError(f"{name} does not run", hint=f"salt-call qemulab.vm_start {name}")
     if status is Status.UNKNOWN:

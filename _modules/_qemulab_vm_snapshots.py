@@ -31,8 +31,8 @@ from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
 from _qemulab_run_site import Site
 from _qemulab_vm_qmp import Qmp
-from _qemulab_vm_status import look
-from _qemulab_vm_status import lost
+from _qemulab_vm_status import find_lost
+from _qemulab_vm_status import find_status
 from _qemulab_vm_status import proven
 from _qemulab_vm_status import refuse
 
@@ -110,7 +110,7 @@ def images_off(site: Site, name: str, vm: Vm) -> list[Image]:
 
 def running(site: Site, name: str) -> bool:
     """Return whether a machine has a QEMU to ask. Raises HostError where it cannot be asked."""
-    status, _ = look(site, name)
+    status, _ = find_status(site, name)
     if status.is_doubtful:
         refuse(site, name, status)
     return not status.is_off
@@ -264,7 +264,7 @@ def load_on(site: Site, name: str, tag: str) -> None:
     """
     defined, started = site.store.vm(name)
     # They would go with the QEMU of a load that fails, and all their snapshots with them.
-    held.need_none(name, lost(site, name))
+    held.need_none(name, find_lost(site, name))
     with proven(site, name) as qmp:
         images = images_on(qmp)
         need_known(name, tag, images)

@@ -45,21 +45,21 @@ class Answer(NamedTuple):
     forwards: str = ""
 
 
-def look(site: Site, name: str) -> tuple[Status, int]:
+def find_status(site: Site, name: str) -> tuple[Status, int]:
     """
     Return how a machine is, and its PID.
 
     The supervisor's PID, the QMP socket's peer and the machine's UUID must agree, or it is unknown.
     """
-    return answer(site, name)[:2]
+    return find_answer(site, name)[:2]
 
 
-def answer(site: Site, name: str) -> Answer:
+def find_answer(site: Site, name: str) -> Answer:
     """Return how a machine is, and more of what it says; not asked anew within half a second."""
     return site.answers.recent(f"vm {name}", lambda: ask(site, name))
 
 
-def look_at_all(site: Site, names: Collection[str]) -> None:
+def find_statuses(site: Site, names: Collection[str]) -> None:
     """
     Ask several machines at once how they are, for those who ask for one of them next.
 
@@ -67,12 +67,12 @@ def look_at_all(site: Site, names: Collection[str]) -> None:
     """
     site.status("vm", "")
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: look(site, name), names))
+        list(pool.map(lambda name: find_status(site, name), names))
 
 
 def ask(site: Site, name: str) -> Answer:
     """
-    Return what ``answer`` does, always asked anew of QEMU.
+    Return what ``find_answer`` does, always asked anew of QEMU.
 
     A machine that does not answer is asked again as long as its process moves: the host is busy.
     """
@@ -91,7 +91,7 @@ def ask(site: Site, name: str) -> Answer:
 
 
 def ask_once(site: Site, name: str) -> Answer:
-    """Return what ``answer`` does, asked of QEMU once."""
+    """Return what ``find_answer`` does, asked of QEMU once."""
     unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
@@ -124,7 +124,7 @@ def is_its_own(site: Site, name: str, uuid: str, peer: int) -> bool:
 
 def runs(site: Site, name: str) -> bool:
     """Return whether a machine runs; one that its supervisor has lost is asked itself."""
-    return site.status("vm", name).alive or not look(site, name)[0].is_off
+    return site.status("vm", name).alive or not find_status(site, name)[0].is_off
 
 
 @contextlib.contextmanager
@@ -176,7 +176,7 @@ def guest_users(site: Site) -> list[str]:
 
 def refuse(site: Site, name: str, status: Status) -> None:
     """Raise HostError for a machine that runs, but cannot be dealt with as it is."""
-    _, pid = look(site, name)
+    _, pid = find_status(site, name)
     raise mismatch(name, status, pid)
 
 
@@ -187,7 +187,7 @@ def mismatch(name: str, status: Status, pid: int) -> HostError:
     return HostError(f"{name} is {status} (process {pid}): {reason}", hint=hint)
 
 
-def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
+def find_facts(site: Site, name: str, strict: bool = True) -> VmFacts:
     """
     Return what is of a machine.
 
@@ -195,7 +195,7 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
         Raise HostError where an image of its is none, or another machine's. Default ``True``.
     """
     defined, started = site.store.vm(name)
-    status, _, forwarded = answer(site, name)
+    status, _, forwarded = find_answer(site, name)
     off = status.is_off
     runs_as = None if off else started or defined
     return VmFacts(
@@ -212,13 +212,13 @@ def facts(site: Site, name: str, strict: bool = True) -> VmFacts:
             network: tuple((each.mac, each.address) for each in addresses.leases(site, network))
             for network in site.store.networks()
         },
-        lost=tuple(each.says for each in lost(site, name)),
+        lost=tuple(each.says for each in find_lost(site, name)),
     )
 
 
-def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
+def find_lost(site: Site, name: str) -> tuple[held.Lost, ...]:
     """Return the images that a machine runs on and that are gone from their places."""
-    status, pid = look(site, name)
+    status, pid = find_status(site, name)
     defined, started = site.store.vm(name)
     if status.is_off:
         return ()
@@ -226,6 +226,6 @@ def lost(site: Site, name: str) -> tuple[held.Lost, ...]:
 
 
 def has_variables(site: Site, name: str, strict: bool) -> bool:
-    """Return whether a machine has UEFI variables; ``strict`` as in ``facts``."""
+    """Return whether a machine has UEFI variables; ``strict`` as in ``find_facts``."""
     path = site.layout.uefi_variables(name)
     return disks.image_size(path) is not None if strict else os.path.lexists(path)

@@ -11,7 +11,7 @@ from typing import Any
 import _qemulab_apply_guest as guests
 import _qemulab_apply_lab as labs
 import _qemulab_check_declaration as declarations
-import _qemulab_check_doctor as physician
+import _qemulab_check_doctor as check_doctor
 import _qemulab_check_host as check
 import _qemulab_face as face
 import _qemulab_guest_image as image
@@ -20,7 +20,7 @@ import _qemulab_host_seam as host
 import _qemulab_pillar_kinds as kinds
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_access as access
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_pillar_keys import DEFAULT_LAB
 from _qemulab_pillar_keys import Lab
 from _qemulab_run_site import Site
@@ -183,7 +183,7 @@ def lab_check(pillar: Any = None) -> dict[str, Any]:
         raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
     assert lab is not None, "what has no fault can be read"
     with face.errors():
-        faults, warnings = physician.before_start(lab, _site(lab.name))
+        faults, warnings = check_doctor.before_start(lab, _site(lab.name))
     if faults:
         raise CommandExecutionError("\n".join(each.text for each in faults))
     found["warnings"] += [each.text for each in warnings]
@@ -200,7 +200,7 @@ def _runs_on(pillar: Any) -> list[str]:
     except kinds.SpecError:
         site = _site(DEFAULT_LAB)
     with face.errors():
-        return looks.all_that_runs(site)
+        return vm_status.all_that_runs(site)
 
 
 def lab_ensure(

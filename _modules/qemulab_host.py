@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import _qemulab_apply_guest as guests
-import _qemulab_check_doctor as physician
+import _qemulab_check_doctor as check_doctor
 import _qemulab_face as face
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
@@ -52,10 +52,10 @@ def doctor(pillar: Any = None) -> list[str]:
     """
     with face.errors():
         declared = __pillar__.get("lab") if pillar is None else pillar
-        lab = spec.from_pillar(declared, lambda name: host_ports.ports(_site(name))).lab
+        lab = spec.from_pillar(declared, lambda name: vm_ports.ports(_site(name))).lab
         site = _site(lab.name)
-        findings = physician.examine(lab, site)
-        if any(finding.result == physician.FAIL for finding in findings):
+        findings = check_doctor.examine(lab, site)
+        if any(finding.result == check_doctor.FAIL for finding in findings):
             __context__["retcode"] = 1
         return [str(finding) for finding in findings]
 

@@ -20,7 +20,7 @@ import _qemulab_vm_console as console
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_launch as launch
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_plan_status import Status
 from _qemulab_run_site import Site
 
@@ -80,7 +80,7 @@ def vm_list(lab: str | None = None) -> dict[str, str]:
     with face.errors():
         site = _site(lab)
         face.need_lab(site, lab)
-        return {name: looks.look(site, name)[0].value for name in site.store.vms()}
+        return {name: vm_status.find_status(site, name)[0].value for name in site.store.vms()}
 
 
 def vm_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def vm_info(name: str, lab: str | None = None) -> dict[str, Any] | None:
         defined, started = site.store.vm(name)
         if defined is None:
             return None
-        status, pid = looks.look(site, name)
+        status, pid = vm_status.find_status(site, name)
         layout = site.layout
         return {
             "name": name,
@@ -231,7 +231,7 @@ def vm_remove(
         site = _site(lab)
         face.need_name(name, "name")
         row = face.need(ROW, together or {}, "together")
-        if known and name not in site.store.vm_directories() and not looks.runs(site, name):
+        if known and name not in site.store.vm_directories() and not vm_status.runs(site, name):
             powers.need_defined(site, name)
         return machines.ensure_absent(site, name, purge, test, row)
 

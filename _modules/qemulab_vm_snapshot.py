@@ -10,7 +10,7 @@ import _qemulab_apply_converge as converge
 import _qemulab_apply_power as powers
 import _qemulab_face as face
 import _qemulab_vm_snapshots as snapshots
-import _qemulab_vm_status as looks
+import _qemulab_vm_status as vm_status
 from _qemulab_pillar_keys import Vm
 from _qemulab_run_site import Site
 
@@ -125,7 +125,7 @@ def vm_snapshot_load(
         converge.need_root()
         site = _site(lab)
         snapshots.load(site, name, tag, _defined(site, name), memory)
-        return {"status": looks.look(site, name)[0].value}
+        return {"status": vm_status.find_status(site, name)[0].value}
 
 
 def vm_snapshot_delete(name: str, tag: str, lab: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import _qemulab_vm_launch as launch
 import pytest
 from _qemulab_host_paths import Layout
@@ -67,7 +67,7 @@ def command_line(disks: list[str]) -> list[str] | None:
         networks={},
         uefi_variables=layout.uefi_variables("a"),
     )
-    return machine.argv("a", vm, around)
+    return command.argv("a", vm, around)
 
 
 def values(argv: list[str], option: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import _qemulab_lan_hub as hub
 import _qemulab_lan_network as networks
 import _qemulab_pillar_spec as spec
 import _qemulab_run_units as units
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import _qemulab_vm_launch as launch
 import pytest
 from _qemulab_host_paths import Layout
@@ -160,7 +160,7 @@ def outline(lab: Any) -> dict[str, Any]:
         found["names"] = len(reserved)
     for name, each in lab.vms.items():
         around = surroundings(lab, name, each)
-        argv = machine.argv(name, each, around)
+        argv = command.argv(name, each, around)
         found["qemu"] = (len(argv), sorted(options(argv)))
         found["units"] = unit_keys(lab, name, each)
     return found

@@ -42,8 +42,8 @@ def done(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return "acpi"
 
     monkeypatch.setattr(site, "lock", lock)
-    monkeypatch.setattr(apply_power.looks, "look", lambda *_, **__: (Status.STOPPED, 0))
-    monkeypatch.setattr(apply_power.looks, "lost", lambda *_: ())
+    monkeypatch.setattr(apply_power.vm_status, "find_status", lambda *_, **__: (Status.STOPPED, 0))
+    monkeypatch.setattr(apply_power.vm_status, "find_lost", lambda *_: ())
     monkeypatch.setattr(apply_power.power, "stop", stop)
     monkeypatch.setattr(apply_power.power, "start", lambda *_: found.append("start"))
     monkeypatch.setattr(apply_power.power, "unlike_before", lambda *_: ["a disk is new"])

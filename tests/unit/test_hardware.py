@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_launch as launch
@@ -33,7 +33,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give a release whose newest hardware is number 2."""
-    monkeypatch.setitem(machine.HARDWARE, 2, lambda vm, around: OTHER)
+    monkeypatch.setitem(command.HARDWARE, 2, lambda vm, around: OTHER)
     yield
 
 
@@ -50,7 +50,7 @@ def test_a_machine_keeps_the_hardware_that_it_was_made_with(
     """To the letter, whatever later releases know; what they make has the newest."""
     before = made(site, "old")
     assert site.layout.hardware_file("old").read_text() == "1\n"
-    monkeypatch.setitem(machine.HARDWARE, 2, lambda vm, around: OTHER)
+    monkeypatch.setitem(command.HARDWARE, 2, lambda vm, around: OTHER)
     assert made(site, "old") == before
     assert launch.argv(site, "old", VM) == before
     new = made(site, "new")

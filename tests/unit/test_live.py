@@ -157,7 +157,7 @@ def machine(*ports: Forward, cable: bool = True, cdrom: str = "", **more: Any) -
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Return a lab on a host where every port and every disc is fine."""
-    monkeypatch.setattr(live.ports, "check", lambda *_: None)
+    monkeypatch.setattr(live.vm_ports, "check", lambda *_: None)
     monkeypatch.setattr(live.media, "check", lambda *_: None)
     return Site("lab", str(tmp_path))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import _qemulab_pillar_keys as keys
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_command as machine
+import _qemulab_vm_command as command
 import pytest
 from _qemulab_pillar_kinds import SpecError
 from _qemulab_vm_command import Surroundings
@@ -49,7 +49,7 @@ AROUND = Surroundings(
 
 def argv(around: Surroundings = AROUND, **keys: Any) -> list[str]:
     """Return the command line of the recipe's master with some keys declared otherwise."""
-    return machine.argv("master", declared(**keys), around)
+    return command.argv("master", declared(**keys), around)
 
 
 def values(command: list[str], option: str) -> list[str]:
@@ -349,10 +349,10 @@ def test_no_text_from_the_pillar_adds_a_word_or_an_option(name: str, text: str) 
         vm = declared(**{name: text})
     except SpecError:
         return
-    command = machine.argv("master", vm, AROUND)
-    assert len(command) == len(argv(**({"cdrom": "/a.iso"} if name == "cdrom" else {})))
+    line = command.argv("master", vm, AROUND)
+    assert len(line) == len(argv(**({"cdrom": "/a.iso"} if name == "cdrom" else {})))
     for option in ("-cpu", "-accel"):
-        assert "," not in values(command, option)[0]
+        assert "," not in values(line, option)[0]
 
 
 def test_the_launch_script_frees_what_a_killed_qemu_has_left(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_launch_script_frees_what_a_killed_qemu_has_left(tmp_path: Path) -> 
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     mark = tmp_path / "in use"
     images = [tmp_path / "a b.qcow2", tmp_path / "c.qcow2"]
-    script = machine.launch_script("master", ["echo", "runs"], images, mark)
+    script = command.launch_script("master", ["echo", "runs"], images, mark)
     said = [
         subprocess.run(
             ["/bin/sh"], input=script, capture_output=True, text=True, check=True, env=path
@@ -378,7 +378,7 @@ def test_the_launch_script_hands_over_every_word_as_it_is() -> None:
     """Read by a real shell: what a supervisor runs, a person can run."""
     words = ["a b", "'", '"', "$HOME", "`id`", "\\", "a\nb", "", "*", "{,}", "#", "é"]
     show = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    script = machine.launch_script("master", [sys.executable, "-I", "-c", show, *words])
+    script = command.launch_script("master", [sys.executable, "-I", "-c", show, *words])
     assert script.startswith(
         "#!/bin/sh\n# master: started by its supervisor, as the user qemulab.\nexec "
     )

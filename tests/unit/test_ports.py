@@ -7,9 +7,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_ports as host_ports
+import _qemulab_vm_ports as vm_ports
 import pytest
 from _qemulab_pillar_keys import Forward
 from _qemulab_pillar_keys import Nic
@@ -76,7 +76,7 @@ def test_ports_of_other_labs_and_other_programs_are_left_to_them(tmp_path: Path)
     lab_with(tmp_path, "other", m=10022, n=10023)
     (tmp_path / "var/lib/qemulab/other/vms/n/vm.json").write_text("{", encoding="utf-8")
     site = lab_with(tmp_path, "lab", a=10030)
-    found = host_ports.ports(site)
+    found = vm_ports.ports(site)
     assert found.stored.keys() == {"a"}
     assert not found.free(10022)
     with socket.socket() as taken:
@@ -93,10 +93,10 @@ def wanting(**forward: Any) -> Vm:
 def test_a_port_that_qemu_could_not_have_is_named_with_what_to_do(tmp_path: Path) -> None:
     """Root could have it: so it is not tried, but told from the kernel's own bound."""
     site = Site("lab", str(tmp_path))
-    bound = int(Path(host_ports.FIRST_UNPRIVILEGED).read_text(encoding="utf-8"))
+    bound = int(Path(vm_ports.FIRST_UNPRIVILEGED).read_text(encoding="utf-8"))
     if bound == 0:
         pytest.skip("every port is for everybody here")
-    (said,) = host_ports.taken(site, "a", wanting(host_port=bound - 1))
+    (said,) = vm_ports.taken(site, "a", wanting(host_port=bound - 1))
     assert said == (
         f"lab:vms:a:nics:0:forwards:0:host_port: port {bound - 1} is for privileged processes, and "
         f"QEMU is none: declare one from {bound} on, or open it to all: "
@@ -108,14 +108,14 @@ def test_a_port_that_qemu_could_not_have_is_named_with_what_to_do(tmp_path: Path
 def test_an_address_that_the_host_lacks_is_named(tmp_path: Path, protocol: str) -> None:
     """Its key, not the port's: 203.0.113.0/24 is for documentation (RFC 5737)."""
     wanted = wanting(host_port=20022, host_address="203.0.113.7", protocol=protocol)
-    (said,) = host_ports.taken(Site("lab", str(tmp_path)), "a", wanted)
+    (said,) = vm_ports.taken(Site("lab", str(tmp_path)), "a", wanted)
     assert said == (
         "lab:vms:a:nics:0:forwards:0:host_address: the host has no address 203.0.113.7; "
         "ip address shows its own"
     )
-    assert hostnet.refusal("203.0.113.7", 20022, protocol) == errno.EADDRNOTAVAIL
+    assert host_net.refusal("203.0.113.7", 20022, protocol) == errno.EADDRNOTAVAIL
     running = wanted
-    assert list(host_ports.taken(Site("lab", str(tmp_path)), "a", wanted, running)) == []
+    assert list(vm_ports.taken(Site("lab", str(tmp_path)), "a", wanted, running)) == []
 
 
 def test_a_machines_own_port_may_lead_elsewhere_while_it_runs(
@@ -128,9 +128,9 @@ def test_a_machines_own_port_may_lead_elsewhere_while_it_runs(
         listener.listen()
         port = listener.getsockname()[1]
         running, elsewhere = wanting(host_port=port), wanting(host_port=port, guest_port=80)
-        assert list(host_ports.taken(site, "a", elsewhere, running)) == []
-        assert len(list(host_ports.taken(site, "a", elsewhere))) == 1
+        assert list(vm_ports.taken(site, "a", elsewhere, running)) == []
+        assert len(list(vm_ports.taken(site, "a", elsewhere))) == 1
         wider = wanting(host_port=port, host_address="0.0.0.0")
         for owner, problems in (("a", 0), ("b", 1)):
-            monkeypatch.setattr(host_ports, "_machine_of", lambda *_, by=owner: ("lab", by))
-            assert len(list(host_ports.taken(site, "a", wider, running))) == problems
+            monkeypatch.setattr(vm_ports, "_machine_of", lambda *_, by=owner: ("lab", by))
+            assert len(list(vm_ports.taken(site, "a", wider, running))) == problems

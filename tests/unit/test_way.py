@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_host_net as hostnet
+import _qemulab_host_net as host_net
 import _qemulab_lan_way as way
 import _qemulab_pillar_spec as spec
 import pytest
@@ -37,8 +37,8 @@ def test_a_vpn_that_leaves_the_main_table_first_is_in_nobodys_way(
 ) -> None:
     """It takes what the TAP's route will have, but only until that is there."""
     assert way.main_is_first(rules, 51820, 24) is first
-    monkeypatch.setattr(hostnet, "way_to", lambda *_: Way("wg0", 51820))
-    monkeypatch.setattr(hostnet, "rules", lambda: rules)
+    monkeypatch.setattr(host_net, "way_to", lambda *_: Way("wg0", 51820))
+    monkeypatch.setattr(host_net, "rules", lambda: rules)
     assert (way.shadowed(NETWORK, is_up=False) is None) is first
     # The kernel has decided with that route: the rules are not asked.
     assert way.shadowed(NETWORK, is_up=True) is not None
