@@ -146,7 +146,8 @@ class Systemd:
         if before & self._write(files) or orphans:
             services = [unit.service for unit in wanted]
             shown = host.run(["systemctl", "show", "-P", "NeedDaemonReload", *services])
-            if "yes" in shown.stdout.split():
+            # One whose files were gone at the last reload does not always say so.
+            if orphans or "yes" in shown.stdout.split():
                 host.run(["systemctl", "daemon-reload"])
         for unit in wanted:
             link = SYSTEMD_DIRECTORY / "multi-user.target.wants" / unit.service
