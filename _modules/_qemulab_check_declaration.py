@@ -10,9 +10,11 @@ from typing import Any
 
 import _qemulab_check_doctor as check_doctor
 import _qemulab_check_host as check
+import _qemulab_host_probe as probe
 import _qemulab_pillar_schema as schema
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_ports as vm_ports
+import _qemulab_vm_status as vm_status
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Lab
 from _qemulab_pillar_kinds import SpecError
@@ -41,14 +43,7 @@ NOTHING: Mapping[str, Any] = {
 """What there is of a lab whose name cannot be told."""
 
 
-def question(declared: Any) -> str:
-    """Return what a lab on this host keeps the answer by."""
-    return f"declaration {declared!r}"
-
-
-def read(
-    declared: Any, site: Site, find_site: Callable[[str], Site], missing: Callable[[], list[str]]
-) -> dict[str, Any]:
+def read(declared: Any, site: Site, find_site: Callable[[str], Site]) -> dict[str, Any]:
     """
     Return what is declared of a lab, and what of it exists.
 
@@ -58,12 +53,15 @@ def read(
     site, find_site
         The lab on this host, and what returns another one by its name.
 
-    missing
-        Returns the packages that are missing; asked only where machines or networks are declared.
-
     What is faulty, by itself or on this host, has no networks, machines or packages: no state is
     rendered that would only say that another one failed. Never raises for such a fault.
     """
+    # Each SLS of the tree asks for itself.
+    question = f"declaration {declared!r}"
+    return site.answers.recent(question, lambda: _read(declared, site, find_site), RENDERING)
+
+
+def _read(declared: Any, site: Site, find_site: Callable[[str], Site]) -> dict[str, Any]:
     site.run = Underway()  # who has Salt in one process for many runs begins the next one here
     lab, notes = spec.survey(declared, lambda _name: vm_ports.ports(site))
     found = {
@@ -81,7 +79,56 @@ def read(
         **parts(declared, lab, site),
         "valid": True,
         "acts": acts(lab, declared),
-        "missing_packages": missing() if lab.networks or lab.vms else [],
+        "missing_packages": find_missing_packages(declared) if lab.networks or lab.vms else [],
+    }
+
+
+def find_missing_packages(declared: Any) -> list[str]:
+    """Return the packages that a declaration needs and the host has not; a faulty one needs all."""
+    lab, _ = spec.survey(declared)
+    if lab is None or not lab.vms:
+        lab = spec.from_pillar({"vms": {"any": {}}}).lab
+    return probe.missing_packages(probe.needed(lab))
+
+
+def survey(declared: Any, find_site: Callable[[str], Site]) -> tuple[Lab | None, dict[str, Any]]:
+    """
+    Return a lab as far as it can be read, and what is to be said of its declaration.
+
+    That is ``valid``, ``empty``, and ``faults`` and ``warnings`` as texts.
+    """
+    lab, notes = check.survey(declared, find_site)
+    return lab, {
+        "valid": not notes.faults,
+        "empty": lab is not None and not acts(lab, declared),
+        "faults": [str(fault) for fault in notes.faults],
+        "warnings": [str(fault) for fault in notes.warnings],
+    }
+
+
+def need_possible(declared: Any, site: Site, find_site: Callable[[str], Site]) -> dict[str, Any]:
+    """
+    Return what is to be said of a declaration that this host can have.
+
+    site, find_site
+        The lab that is meant, or else the default one; and what returns one by its name.
+
+    Returns ``empty``, ``warnings``, and ``runs``: what runs on although nothing is declared. Raises
+    HostError with every fault and with what runs on, or with why this host can have no such lab.
+    """
+    lab, found = survey(declared, find_site)
+    if lab is not None:
+        # Whoever renders states from now on looks at the host anew.
+        find_site(lab.name).answers.forget()
+    if lab is None or not found["valid"]:
+        raise HostError("\n".join(found["faults"] + vm_status.all_that_runs(site)))
+    faults, warnings = check_doctor.before_start(lab, find_site(lab.name))
+    if faults:
+        raise HostError("\n".join(each.text for each in faults))
+    return {
+        "empty": found["empty"],
+        "warnings": found["warnings"] + [each.text for each in warnings],
+        "runs": vm_status.all_that_runs(site) if found["empty"] else [],
     }
 
 

@@ -11,20 +11,14 @@ from typing import Any
 import _qemulab_apply_guest as guests
 import _qemulab_apply_lab as labs
 import _qemulab_check_declaration as declarations
-import _qemulab_check_doctor as check_doctor
-import _qemulab_check_host as check
 import _qemulab_face as face
 import _qemulab_guest_image as image
-import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
 import _qemulab_pillar_kinds as kinds
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_access as access
-import _qemulab_vm_status as vm_status
 from _qemulab_pillar_keys import DEFAULT_LAB
-from _qemulab_pillar_keys import Lab
 from _qemulab_run_site import Site
-from salt.exceptions import CommandExecutionError
 
 __opts__: dict[str, Any]
 __pillar__: dict[str, Any]
@@ -61,25 +55,23 @@ def validate(pillar: Any = None) -> dict[str, Any]:
 
         salt-call qemulab.validate
     """
-    return _surveyed(pillar)[1]
-
-
-def _surveyed(pillar: Any) -> tuple[Lab | None, dict[str, Any]]:
-    """Return a lab as far as it can be read, and what ``validate`` says of it."""
     with face.errors():
-        lab, notes = check.survey(_pillar(pillar), _site)
-        if notes.faults:
+        _, found = declarations.survey(_pillar(pillar), _site)
+        if not found["valid"]:
             __context__["retcode"] = 1
-        return lab, {
-            "valid": not notes.faults,
-            "empty": lab is not None and not declarations.acts(lab, _pillar(pillar)),
-            "faults": [str(fault) for fault in notes.faults],
-            "warnings": [str(fault) for fault in notes.warnings],
-        }
+        return found
 
 
 def _pillar(pillar: Any) -> Any:
     return __pillar__.get("lab") if pillar is None else pillar
+
+
+def _meant(declared: Any) -> Site | None:
+    """Return the lab that a declaration is of; ``None`` where that cannot be told."""
+    try:
+        return _site(face.lab_name({"lab": declared}, None))
+    except kinds.SpecError:
+        return None
 
 
 def declaration(pillar: Any = None, running: bool = False) -> dict[str, Any]:
@@ -111,19 +103,10 @@ def declaration(pillar: Any = None, running: bool = False) -> dict[str, Any]:
     """
     with face.errors():
         declared = _pillar(pillar)
-        try:
-            site = _site(face.lab_name({"lab": declared}, None))
-        except kinds.SpecError:
-            return dict(declarations.NOTHING)  # whose lab it is cannot be told
-
-        def missing() -> list[str]:
-            return _missing(declared)
-
-        found = site.answers.recent(  # each SLS of the tree asks for itself
-            declarations.question(declared),
-            lambda: declarations.read(declared, site, _site, missing),
-            declarations.RENDERING,
-        )
+        site = _meant(declared)
+        if site is None:
+            return dict(declarations.NOTHING)
+        found = declarations.read(declared, site, _site)
         return {**found, "made": labs.find_made(site)} if running else found
 
 
@@ -142,17 +125,10 @@ def missing_packages(pillar: Any = None) -> list[str]:
         salt-call qemulab.missing_packages
     """
     with face.errors():
-        missing = _missing(_pillar(pillar))
+        missing = declarations.find_missing_packages(_pillar(pillar))
         if missing and not __opts__["test"]:
             host.progress(f"installing {', '.join(missing)}")
         return missing
-
-
-def _missing(declared: Any) -> list[str]:
-    lab, _ = spec.survey(declared)
-    if lab is None or not lab.vms:
-        lab = spec.from_pillar({"vms": {"any": {}}}).lab
-    return probe.missing_packages(probe.needed(lab))
 
 
 def lab_check(pillar: Any = None) -> dict[str, Any]:
@@ -174,33 +150,13 @@ def lab_check(pillar: Any = None) -> dict[str, Any]:
 
         salt-call qemulab.lab_check '{"vms": {"master": {"memmory": 4096}}}'
     """
-    lab, found = _surveyed(pillar)
-    if lab is not None:
-        with face.errors():
-            # Whoever renders states from now on looks at the host anew.
-            _site(lab.name).answers.forget()
-    if not found["valid"]:
-        raise CommandExecutionError("\n".join(found["faults"] + _runs_on(pillar)))
-    assert lab is not None, "what has no fault can be read"
     with face.errors():
-        faults, warnings = check_doctor.before_start(lab, _site(lab.name))
-    if faults:
-        raise CommandExecutionError("\n".join(each.text for each in faults))
-    found["warnings"] += [each.text for each in warnings]
-    if found["empty"] and pillar is None:
-        found["warnings"] += face.near_key(__pillar__)
-    runs = _runs_on(pillar) if found["empty"] else []
-    return {"empty": found["empty"], "warnings": found["warnings"], "runs": runs}
-
-
-def _runs_on(pillar: Any) -> list[str]:
-    """Return what a declaration that is empty, or faulty, leaves running: a line for each lab."""
-    try:
-        site = _site(face.lab_name({"lab": _pillar(pillar)}, None))
-    except kinds.SpecError:
-        site = _site(DEFAULT_LAB)
-    with face.errors():
-        return vm_status.all_that_runs(site)
+        declared = _pillar(pillar)
+        meant = _meant(declared) or _site(DEFAULT_LAB)
+        found = declarations.need_possible(declared, meant, _site)
+        if found["empty"] and pillar is None:
+            found["warnings"] += face.near_key(__pillar__)
+        return found
 
 
 def lab_ensure(

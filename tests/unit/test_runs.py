@@ -80,5 +80,5 @@ def test_what_a_run_had_under_way_ends_where_the_next_one_is_rendered(
 ) -> None:
     """In a program that has Salt in its own process, and calls it more than once."""
     _, site = failed
-    declaration.read({"networks": {}}, site, lambda _name: site, list)
+    declaration.read({"networks": {}}, site, lambda _name: site)
     assert site.run == Underway()
