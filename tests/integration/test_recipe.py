@@ -316,6 +316,8 @@ def test_machine_that_was_started_before_there_were_host_keys_goes_on(lab: Lab) 
     lines = known.read_text(encoding="utf-8")
     key.rename(kept)
     known.write_text("".join(x for x in lines.splitlines(True) if "worker1" not in x), "utf-8")
+    # Nor had that version any mark of what it had written.
+    lab.host.run(["rm", "/var/lib/qemulab/lab/written.json"])
     before = lab.pids()
     states = lab.apply()
     assert lab.changes(states) == {}
@@ -344,7 +346,7 @@ def test_clean_keeps_disks_and_nothing_else(lab: Lab) -> None:
     left = lab.leftovers()
     assert set(left) == {"files"}
     kept = r"/var/lib/qemulab/(guest/.*|\.guest\.lock|lab/ssh/.*)"
-    kept += r"|/var/lib/qemulab/lab/vms/[a-z0-9]+/(disks/.*|ssh_host_.*)"
+    kept += r"|/var/lib/qemulab/lab/vms/[a-z0-9]+/(disks/.*|ssh_host_.*|hardware)"
     kept += r"|/var/log/qemulab/lab/.*"
     files = {path for path in left["files"] if re.fullmatch(kept, path)}
     directories = {str(parent) for path in files for parent in Path(path).parents}
