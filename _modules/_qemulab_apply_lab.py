@@ -13,7 +13,6 @@ import _qemulab_apply_network as networks
 import _qemulab_apply_power as apply_power
 import _qemulab_apply_together as together
 import _qemulab_apply_vm as machines
-import _qemulab_check_host as check
 import _qemulab_host_own as own
 import _qemulab_host_seam as host
 import _qemulab_host_written as written
@@ -271,7 +270,7 @@ def ensure_absent(site: Site, purge: bool, test: bool = False) -> Outcome:
     def act(_plan: Plan, _seen: None) -> None:
         need_none(site, purge)
         site.supervisor.close()
-        check.remove_files(site, purge)
+        remove_files(site, purge)
 
     return converge(site, lambda: site.lock("lab", "present"), look, act, test)
 
@@ -294,3 +293,16 @@ def need_none(site: Site, purge: bool) -> None:
         shown = ", ".join(f"{name} (process {pid})" for name, pid in sorted(running.items()))
         hint = "salt-call state.apply lab.clean; what it does not end, end yourself"
         raise HostError(f"of the lab {site.lab} there still runs {shown}", hint=hint)
+
+
+def remove_files(site: Site, purge: bool) -> None:
+    """Remove a lab's own files; with ``purge`` all of them. What labs share stays."""
+    layout = site.layout
+    host.remove(layout.lab_file)
+    host.remove(layout.lab_written)
+    host.remove(layout.lab_runtime)
+    host.remove(layout.templates)
+    if purge:
+        own.remove_lab(layout)
+    for directory in (layout.runtime, layout.logs, layout.state):
+        host.remove_empty(directory)

@@ -14,7 +14,6 @@ import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
 import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
-import _qemulab_lan_hub as hub
 import _qemulab_lan_left as left
 import _qemulab_lan_link as link
 import _qemulab_lan_network as networks
@@ -66,7 +65,7 @@ def find_facts(site: Site, name: str, declared: Network | None = None) -> Networ
     return NetworkFacts(
         defined=defined,
         link=link.state(site, name, network),
-        route=hub.has_group_route(network, site.routes()),
+        route=link.has_group_route(network, site.routes()),
         hub=alive["hub"],
         dnsmasq=alive["dnsmasq"],
         machines=machines_on(site, name),

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import _qemulab_host_own as own
 import _qemulab_host_routes as routes
 import _qemulab_host_seam as host
 import _qemulab_lan_etc as etc
@@ -132,16 +131,3 @@ def check_sockets(lab: Lab, site: Site, notes: Notes) -> None:
         path = site.layout.socket_too_long(name)
         if path is not None:
             notes.fault(f"lab:vms:{name}", f"the socket's path {path} is too long; shorten names")
-
-
-def remove_files(site: Site, purge: bool) -> None:
-    """Remove a lab's own files; with ``purge`` all of them. What labs share stays."""
-    layout = site.layout
-    host.remove(layout.lab_file)
-    host.remove(layout.lab_written)
-    host.remove(layout.lab_runtime)
-    host.remove(layout.templates)
-    if purge:
-        own.remove_lab(layout)
-    for directory in (layout.runtime, layout.logs, layout.state):
-        host.remove_empty(directory)

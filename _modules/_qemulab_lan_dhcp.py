@@ -21,7 +21,7 @@ import _qemulab_host_seam as host
 import _qemulab_host_written as written
 import _qemulab_lan_dnsmasq as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_lan_hub as hub
+import _qemulab_lan_link as link
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
 from _qemulab_lan_dnsmasq import Files
@@ -81,7 +81,7 @@ def machines(site: Site) -> dict[str, Vm]:
 def configuration_file(site: Site, name: str, network: Network, known: Iterable[Known]) -> File:
     """Return what a network's server reads at its start only."""
     files = Files(site.layout.network(name))
-    text = dnsmasq.configuration(network, files, hub.tap_mac(site.lab, name), known)
+    text = dnsmasq.configuration(network, files, link.tap_mac(site.lab, name), known)
     return File(files.configuration, text)
 
 

@@ -10,6 +10,7 @@ import re
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
 import _qemulab_lan_hub as hub
+import _qemulab_lan_link as link
 import _qemulab_pillar_spec as spec
 from _qemulab_pillar_keys import Network
 from _qemulab_run_site import Site
@@ -34,10 +35,10 @@ def network(site: Site, name: str) -> Network | None:
     pid = site.status("hub", name).pid
     argv = process.command_lines(host.USER).get(pid, []) if pid else []
     group, interface = hub.read_argv(argv)
-    mac = hub.tap_mac(site.lab, name)
-    for link in site.links():
-        if not interface and link.get("address") == mac:
-            interface = str(link["ifname"])
+    mac = link.tap_mac(site.lab, name)
+    for each in site.links():
+        if not interface and each.get("address") == mac:
+            interface = str(each["ifname"])
     if not interface and not site.status("dnsmasq", name).alive:
         return None
     multicast = group or spec.default_group(site.lab, name)

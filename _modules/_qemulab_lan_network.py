@@ -132,9 +132,9 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
     """
     files = Files(site.layout.network(name))
     device = tun_device(site.lab, name)
-    mac = hub.tap_mac(site.lab, name)
+    mac = link.tap_mac(site.lab, name)
     host.make_directory(files.leases.parent, mode=0o700, owner=host.USER)
-    scripts = {"link": hub.link_script(network, mac, host.USER, device)}
+    scripts = {"link": link.link_script(network, mac, host.USER, device)}
     for file, argv in (
         ("hub", hub.hub_argv(network, device)),
         ("dnsmasq", ["dnsmasq", lan.configuration_option(site, name)]),

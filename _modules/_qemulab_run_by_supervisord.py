@@ -25,8 +25,8 @@ import _qemulab_host_log as log
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
 import _qemulab_host_written as written
+import _qemulab_run_by_supervisord_programs as programs
 import _qemulab_run_consoles as consoles
-import _qemulab_run_units as units
 from _qemulab_host_paths import Layout
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
@@ -207,7 +207,7 @@ class Supervisord:
     def _configure(self) -> None:
         """Write its configuration, which it reads again whenever a unit is new."""
         layout = self._layout
-        text = units.supervisord_configuration(
+        text = programs.supervisord_configuration(
             layout.supervisord_socket, self._pidfile, self._log, layout.units.name
         )
         written.write(layout.lab_written, [File(self._configuration, text)])
@@ -291,8 +291,8 @@ class Supervisord:
         section, wrapper = self._files(unit.kind, unit.name)
         log = self._layout.unit_log(unit.kind, unit.name)
         host.make_directory(log.parent)
-        text = units.supervisord_wrapper(unit, wrapper)
-        program = units.supervisord_program(unit, wrapper, log)
+        text = programs.supervisord_wrapper(unit, wrapper)
+        program = programs.supervisord_program(unit, wrapper, log)
         files = [File(wrapper, text, 0o755, durable=False), File(section, program, durable=False)]
         written.write(self._layout.unit_written(unit.kind, unit.name), files)
         if unit.kind == "vm":

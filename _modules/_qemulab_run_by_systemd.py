@@ -13,6 +13,7 @@ from pathlib import Path
 
 import _qemulab_host_seam as host
 import _qemulab_host_written as written
+import _qemulab_run_by_systemd_units as systemd_units
 import _qemulab_run_consoles as consoles
 import _qemulab_run_units as units
 from _qemulab_host_paths import Layout
@@ -136,7 +137,7 @@ class Systemd:
         files: dict[Path, dict[Path, str]] = {}
         for unit in wanted:
             record = layout.unit_written(unit.kind, unit.name)
-            drop_in = {self._drop_in(unit.service): units.systemd_drop_in(unit)}
+            drop_in = {self._drop_in(unit.service): systemd_units.systemd_drop_in(unit)}
             files.setdefault(record, {}).update(drop_in)
             files.setdefault(layout.host_written, {}).update(self._template(unit.kind, unit.user))
             if unit.timer:
@@ -185,7 +186,7 @@ class Systemd:
     def _template(kind: str, user: str) -> dict[Path, str]:
         """Return the template of a kind of units."""
         path = SYSTEMD_DIRECTORY / units.template_name(kind)
-        return {path: units.systemd_template(kind, user)}
+        return {path: systemd_units.systemd_template(kind, user)}
 
     def _cutting(self, user: str) -> dict[Path, str]:
         """Return the files that keep the machines' console logs small."""

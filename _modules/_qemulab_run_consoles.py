@@ -11,7 +11,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-import _qemulab_run_units as units
+import _qemulab_run_by_supervisord_programs as programs
+import _qemulab_run_by_systemd_units as systemd_units
 from _qemulab_host_paths import Layout
 from _qemulab_run_units import script
 
@@ -104,19 +105,23 @@ def service(layout: Layout, user: str) -> str:
         "Type=oneshot",
         f"User={user}",
         f"Group={user}",
-        *(f"{name}={value}" for name, value in units.HARDENING.items() if name != "PrivateTmp"),
+        *(
+            f"{name}={value}"
+            for name, value in systemd_units.HARDENING.items()
+            if name != "PrivateTmp"
+        ),
         "CapabilityBoundingSet=",
         "RestrictAddressFamilies=none",
         "LogLevelMax=warning",
-        f"ReadWritePaths={units.systemd_path(f'-{layout.consoles}')}",
-        f"ExecStart=-{units.systemd_command(layout.console_cutter)}",
+        f"ReadWritePaths={systemd_units.systemd_path(f'-{layout.consoles}')}",
+        f"ExecStart=-{systemd_units.systemd_command(layout.console_cutter)}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def supervisord_listener(layout: Layout, user: str) -> str:
     """Return supervisord's section for the shell that waits for its tick."""
-    path = units.supervisord_value(shlex.quote(str(layout.console_cutter)))
+    path = programs.supervisord_value(shlex.quote(str(layout.console_cutter)))
     drop = (
         f"--reuid={user} --regid={user} --init-groups --no-new-privs "
         "--bounding-set=-all --inh-caps=-all"

@@ -16,6 +16,7 @@ import _qemulab_pillar_spec as spec
 import _qemulab_run_consoles as consoles
 import _qemulab_vm_command as command
 import _qemulab_vm_hardware as hardware
+import _qemulab_vm_media as vm_media
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import USER_NETWORK
@@ -25,19 +26,6 @@ from _qemulab_run_site import Site
 from _qemulab_run_units import Unit
 from _qemulab_run_units import script
 from _qemulab_vm_command import Surroundings
-
-
-def media(vm: Vm) -> dict[str, str]:
-    """Return the files of the host that a machine reads where they lie, by what they are to it."""
-    found = {disk.name: disk.backing for disk in vm.disks if disk.backing}
-    if vm.cdrom:
-        found["cdrom"] = vm.cdrom
-    return found
-
-
-def media_paths(site: Site, name: str, vm: Vm) -> dict[str, Path]:
-    """Return where QEMU sees those files: under names of ours in its own mount namespace."""
-    return {item: site.layout.media(name) / item for item in media(vm)}
 
 
 def surroundings(
@@ -74,7 +62,7 @@ def surroundings(
         console_log=layout.console(name),
         vnc=layout.vnc(name),
         disks={disk.name: layout.disk(name, disk.name) for disk in vm.disks},
-        media=media_paths(site, name, vm),
+        media=vm_media.media_paths(site, name, vm),
         networks=networks,
         firmware_code=found.code if found else "",
         firmware_code_format=found.code_format if found else "raw",
@@ -110,7 +98,10 @@ def vnc_address(site: Site, name: str, vm: Vm) -> str | None:
 def unit(site: Site, name: str, vm: Vm) -> Unit:
     """Return the unit of a machine."""
     layout = site.layout
-    binds = [(source, str(media_paths(site, name, vm)[item])) for item, source in media(vm).items()]
+    binds = [
+        (source, str(vm_media.media_paths(site, name, vm)[item]))
+        for item, source in vm_media.media(vm).items()
+    ]
     binds += etc.binds(site, vm)
     return Unit(
         kind="vm",
@@ -149,7 +140,7 @@ def prepare_script(site: Site, name: str, vm: Vm) -> str:
     if etc.network_of(vm):
         elsewhere = quote(str(layout.host_etc))
         lines.append(f"[ -d {elsewhere} ] || mkdir -p {elsewhere}")
-    targets = [quote(str(path)) for path in media_paths(site, name, vm).values()]
+    targets = [quote(str(path)) for path in vm_media.media_paths(site, name, vm).values()]
     if targets:
         directory = quote(str(layout.media(name)))
         lines.append(f"[ -d {directory} ] || mkdir {directory}")

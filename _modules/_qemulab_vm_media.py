@@ -17,7 +17,19 @@ from _qemulab_pillar_keys import Vm
 from _qemulab_pillar_kinds import size_bytes
 from _qemulab_pillar_kinds import size_text
 from _qemulab_run_site import Site
-from _qemulab_vm_launch import media
+
+
+def media(vm: Vm) -> dict[str, str]:
+    """Return the files of the host that a machine reads where they lie, by what they are to it."""
+    found = {disk.name: disk.backing for disk in vm.disks if disk.backing}
+    if vm.cdrom:
+        found["cdrom"] = vm.cdrom
+    return found
+
+
+def media_paths(site: Site, name: str, vm: Vm) -> dict[str, Path]:
+    """Return where QEMU sees those files: under names of ours in its own mount namespace."""
+    return {item: site.layout.media(name) / item for item in media(vm)}
 
 
 def problems(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[tuple[str, str]]:

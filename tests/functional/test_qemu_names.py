@@ -11,7 +11,7 @@ from typing import Any
 
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_command as command
-import _qemulab_vm_launch as launch
+import _qemulab_vm_media as vm_media
 import pytest
 from _qemulab_host_paths import Layout
 from _qemulab_pillar_kinds import SpecError
@@ -63,7 +63,7 @@ def command_line(disks: list[str]) -> list[str] | None:
         console_log=layout.console("a"),
         vnc=layout.vnc("a"),
         disks={disk.name: layout.disk("a", disk.name) for disk in vm.disks},
-        media={item: layout.media("a") / item for item in launch.media(vm)},
+        media={item: layout.media("a") / item for item in vm_media.media(vm)},
         networks={},
         uefi_variables=layout.uefi_variables("a"),
     )

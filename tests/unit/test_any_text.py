@@ -17,11 +17,14 @@ from typing import Any
 import _qemulab_lan_dnsmasq as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_lan_hub as hub
+import _qemulab_lan_link as link
 import _qemulab_lan_network as networks
 import _qemulab_pillar_spec as spec
-import _qemulab_run_units as units
+import _qemulab_run_by_supervisord_programs as programs
+import _qemulab_run_by_systemd_units as systemd_units
 import _qemulab_vm_command as command
 import _qemulab_vm_launch as launch
+import _qemulab_vm_media as vm_media
 import pytest
 from _qemulab_host_paths import Layout
 from _qemulab_lan_dnsmasq import Files
@@ -146,8 +149,8 @@ def outline(lab: Any) -> dict[str, Any]:
         keys = [line.partition("=")[0] for line in text.splitlines()]
         upstream = [line.partition("=")[0] for line in dnsmasq.upstream(each)]
         assert set(upstream) <= {"server", "no-resolv", "resolv-file"}
-        link = hub.link_script(each, "02:00:00:00:00:01", "qemulab", device)
-        found["hub"] = (len(argv), [len(word.split(",")) for word in argv], len(link.splitlines()))
+        text = link.link_script(each, "02:00:00:00:00:01", "qemulab", device)
+        found["hub"] = (len(argv), [len(word.split(",")) for word in argv], len(text.splitlines()))
         # A range has two parts where the router's address is in it.
         found["dnsmasq"] = [key for key in dict.fromkeys(keys) if key not in upstream]
         reserved = dnsmasq.reservations_text(known).splitlines()
@@ -191,7 +194,7 @@ def surroundings(lab: Any, name: str, each: Vm) -> Surroundings:
         console_log=layout.console(name),
         vnc=layout.vnc(name),
         disks={disk.name: layout.disk(name, disk.name) for disk in each.disks},
-        media={item: layout.media(name) / item for item in launch.media(each)},
+        media={item: layout.media(name) / item for item in vm_media.media(each)},
         networks=lab.networks,
         firmware_code="/f",
         firmware_code_format="raw",
@@ -205,14 +208,14 @@ def unit_keys(lab: Any, name: str, each: Vm) -> list[str]:
     found = []
     for unit in (launch.unit(site, name, each), *networks.units(site, *network_of(lab))):
         # A forward to an address of the host's makes a machine patient, with settings of its own.
-        drop_in = units.systemd_drop_in(unit._replace(patient=False))
+        drop_in = systemd_units.systemd_drop_in(unit._replace(patient=False))
         lines = [line for line in drop_in.split("\n") if not line.startswith("BindReadOnlyPaths")]
         found += [line.partition("=")[0] for line in lines]
         parsed = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
-        parsed.read_string(units.supervisord_program(unit, Path("/w"), Path("/l")))
+        parsed.read_string(programs.supervisord_program(unit, Path("/w"), Path("/l")))
         found += [len(parsed.sections()), *(key for key in parsed[parsed.sections()[0]])]
         found.append(len(re.findall("^BindReadOnlyPaths=", drop_in, re.M)) == len(unit.binds))
-        wrapper = units.supervisord_wrapper(unit, Path("/w"))
+        wrapper = programs.supervisord_wrapper(unit, Path("/w"))
         found.append(len(wrapper.split("\n")) - len(unit.binds))
     return [str(each) for each in found]
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import _qemulab_run_by_supervisord_programs as programs
+import _qemulab_run_by_systemd_units as systemd_units
 import _qemulab_run_consoles as consoles
 import _qemulab_run_units as units
 import pytest
@@ -113,9 +115,9 @@ def test_what_has_the_script_run() -> None:
 def test_other_logs_of_a_lab_are_rotated_by_who_writes_them() -> None:
     """Under supervisord each process's and its own; under systemd it is the journal's matter."""
     unit = units.Unit("hub", "lab", "n", Path("/l"), "qemulab")
-    section = units.supervisord_program(unit, Path("/w"), Path("/log"))
-    whole = units.supervisord_configuration(Path("/s"), Path("/p"), Path("/log"), "units")
+    section = programs.supervisord_program(unit, Path("/w"), Path("/log"))
+    whole = programs.supervisord_configuration(Path("/s"), Path("/p"), Path("/log"), "units")
     assert "stdout_logfile_maxbytes=1MB\nstdout_logfile_backups=1" in section
     assert "logfile_maxbytes=1MB\nlogfile_backups=1" in whole
     for kind in units.KINDS:
-        assert "StandardOutput" not in units.systemd_template(kind, "qemulab")
+        assert "StandardOutput" not in systemd_units.systemd_template(kind, "qemulab")

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 import _qemulab_lan_hub as hub
+import _qemulab_lan_link as link
 import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_pillar_kinds import SpecError
@@ -55,7 +56,7 @@ def test_the_hub_opens_a_device_of_our_own_where_it_must() -> None:
 
 def test_the_link_is_made_and_what_is_there_stays() -> None:
     """A persistent TAP with a fixed MAC address, and the group's route on the loopback."""
-    assert hub.link_script(NET, MAC, "qemulab", "/dev/net/tun") == (
+    assert link.link_script(NET, MAC, "qemulab", "/dev/net/tun") == (
         "#!/bin/sh\n"
         "# Makes the host's side of the network; what is there already stays.\n"
         "set -e\n"
@@ -74,7 +75,7 @@ def test_the_link_is_made_and_what_is_there_stays() -> None:
 
 def test_a_device_of_our_own_is_made_first_for_its_user_alone() -> None:
     """Character device 10, 200 is TUN. Source: the kernel's Documentation/networking/tuntap.rst"""
-    lines = hub.link_script(NET, MAC, "qemulab", "/run/qemulab/tun").splitlines()
+    lines = link.link_script(NET, MAC, "qemulab", "/run/qemulab/tun").splitlines()
     assert lines[3:5] == [
         "[ -e /run/qemulab/tun ] || mknod -m 0600 /run/qemulab/tun c 10 200",
         "chown qemulab /run/qemulab/tun",
@@ -83,10 +84,10 @@ def test_a_device_of_our_own_is_made_first_for_its_user_alone() -> None:
 
 def test_the_taps_mac_is_fixed_local_and_its_own() -> None:
     """By the names of lab and network."""
-    macs = {hub.tap_mac(lab, name) for lab in ("lab", "lab2") for name in ("vmlan", "lan2")}
+    macs = {link.tap_mac(lab, name) for lab in ("lab", "lab2") for name in ("vmlan", "lan2")}
     assert len(macs) == 4
     assert all(re.fullmatch("02(:[0-9a-f]{2}){5}", mac) for mac in macs)
-    assert hub.tap_mac("lab", "vmlan") in macs
+    assert link.tap_mac("lab", "vmlan") in macs
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_the_taps_mac_is_fixed_local_and_its_own() -> None:
 )
 def test_a_link_is_named_by_how_it_is(links: list[dict[str, Any]], expected: str) -> None:
     """One word each; an interface that is not ours is never called up."""
-    assert hub.link_state(NET, MAC, OWNERS, links) == expected
+    assert link.link_state(NET, MAC, OWNERS, links) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_groups_route_counts_on_the_loopback_only(
     routes: list[dict[str, Any]], expected: bool
 ) -> None:
     """On any other interface the frames leave the host."""
-    assert hub.has_group_route(NET, routes) is expected
+    assert link.has_group_route(NET, routes) is expected
 
 
 KEYS = st.fixed_dictionaries(
@@ -157,7 +158,7 @@ def test_no_text_from_the_pillar_adds_an_option_or_a_word(keys: dict[str, str]) 
     expected = hub.hub_argv(NET, "/dev/net/tun")
     found = hub.hub_argv(network, "/dev/net/tun")
     assert [part.count(",") for part in found] == [part.count(",") for part in expected]
-    script = hub.link_script(network, MAC, "qemulab", "/dev/net/tun")
-    standard = hub.link_script(NET, MAC, "qemulab", "/dev/net/tun")
+    script = link.link_script(network, MAC, "qemulab", "/dev/net/tun")
+    standard = link.link_script(NET, MAC, "qemulab", "/dev/net/tun")
     words = [len(shlex.split(line, comments=True)) for line in script.splitlines()]
     assert words == [len(shlex.split(line, comments=True)) for line in standard.splitlines()]

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-import _qemulab_check_host as check
+import _qemulab_apply_lab as labs
 import _qemulab_host_mounts as mounts
 import _qemulab_host_own as own
 import _qemulab_host_seam as host
@@ -72,7 +72,7 @@ def test_a_purge_takes_what_is_ours_and_leaves_the_rest(
     state = site.layout.state
     written(state, (*OURS, *kept))
     own.remove_machine(site.layout, "a")
-    check.remove_files(site, purge=True)
+    labs.remove_files(site, purge=True)
     assert files(state) == sorted(kept)
     assert state.exists() == bool(kept)
     assert site.store.vm_directories() == []

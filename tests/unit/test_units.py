@@ -6,6 +6,8 @@ import configparser
 import shlex
 from pathlib import Path
 
+import _qemulab_run_by_supervisord_programs as programs
+import _qemulab_run_by_systemd_units as systemd_units
 import _qemulab_run_units as units
 import pytest
 from _qemulab_run_units import Unit
@@ -121,12 +123,12 @@ RestartSec=1
 @pytest.mark.parametrize("kind", units.KINDS)
 def test_a_template_has_what_all_units_of_a_kind_share(kind: str) -> None:
     """User, hardening, restarts."""
-    assert units.systemd_template(kind, "qemulab") == TEMPLATES[kind]
+    assert systemd_units.systemd_template(kind, "qemulab") == TEMPLATES[kind]
 
 
 def test_a_drop_in_has_what_is_one_machines_own() -> None:
     """It is prepared as root, keeps no capability and reads its disc where it lies."""
-    assert units.systemd_drop_in(VM) == (
+    assert systemd_units.systemd_drop_in(VM) == (
         "# Made by qemulab; removed with the unit.\n"
         "[Service]\n"
         "ExecStartPre=+/bin/sh /state/prepare\n"
@@ -145,7 +147,7 @@ def test_a_drop_in_has_what_is_one_machines_own() -> None:
 
 def test_systemd_makes_the_directory_of_the_sockets_where_it_can() -> None:
     """Then nothing is left that a script would have to prepare."""
-    text = units.systemd_drop_in(VM._replace(runtime=Path("/run/qemulab/lab/vms/master")))
+    text = systemd_units.systemd_drop_in(VM._replace(runtime=Path("/run/qemulab/lab/vms/master")))
     assert "RuntimeDirectory=qemulab/lab/vms/master\nRuntimeDirectoryMode=0700\n" in text
     assert "ExecStartPre" not in text
 
@@ -157,15 +159,15 @@ def test_what_waits_for_the_host_is_tried_for_good() -> None:
     Source: systemd.unit(5), and supervisord's documentation of ``startretries``.
     """
     patient = VM._replace(patient=True)
-    program = units.supervisord_program(patient, Path("/w"), Path("/l"))
+    program = programs.supervisord_program(patient, Path("/w"), Path("/l"))
     assert "startsecs=1\nstartretries=1000000\n" in program
-    text = units.systemd_drop_in(patient)
+    text = systemd_units.systemd_drop_in(patient)
     assert "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestartSec=5\n" in text
 
 
 def test_a_drop_in_leaves_out_what_a_unit_has_not() -> None:
     """A server keeps the capabilities that it names, and is always started again."""
-    assert units.systemd_drop_in(DNSMASQ) == (
+    assert systemd_units.systemd_drop_in(DNSMASQ) == (
         "# Made by qemulab; removed with the unit.\n"
         "[Service]\n"
         "ExecStart=/bin/sh /state/dnsmasq\n"
@@ -178,7 +180,7 @@ def test_a_drop_in_leaves_out_what_a_unit_has_not() -> None:
 
 def test_a_path_with_anything_in_it_is_one_word_to_systemd() -> None:
     """Quotes and backslashes are escaped, a percent sign is no specifier."""
-    text = units.systemd_drop_in(VM._replace(binds=((ODD, "/run/media/cdrom"),)))
+    text = systemd_units.systemd_drop_in(VM._replace(binds=((ODD, "/run/media/cdrom"),)))
     assert text.splitlines()[-1] == (
         r'BindReadOnlyPaths="/srv/a b/it'
         r"'"
@@ -202,7 +204,7 @@ def odd(unit: Unit) -> Unit:
 
 def test_a_root_with_anything_in_it_is_one_word_to_systemd() -> None:
     """A dollar sign is doubled in a command line, where it begins a variable, and only there."""
-    text = units.systemd_drop_in(odd(VM))
+    text = systemd_units.systemd_drop_in(odd(VM))
     command = '/srv/my lab %%n $$HOME \\"q\\" it\'s \\\\x'
     wanted = [
         f'ExecStartPre=+/bin/sh "{command}/prepare"',
@@ -215,9 +217,9 @@ def test_a_root_with_anything_in_it_is_one_word_to_systemd() -> None:
 
 def test_a_root_with_anything_in_it_is_one_value_to_supervisord() -> None:
     """As its own parser reads it: comments and expressions taken out, then words."""
-    program = units.supervisord_program(odd(VM), Path(ODD_ROOT, "run"), Path(ODD_ROOT, "log"))
+    program = programs.supervisord_program(odd(VM), Path(ODD_ROOT, "run"), Path(ODD_ROOT, "log"))
     root = Path(ODD_ROOT)
-    own = units.supervisord_configuration(root / "socket", root / "pid", root / "log", "units")
+    own = programs.supervisord_configuration(root / "socket", root / "pid", root / "log", "units")
     parsed = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"))
     parsed.read_string(program + own)
     command = parsed["program:vm-master"]["command"] % {}
@@ -236,7 +238,7 @@ def test_a_root_with_anything_in_it_is_one_value_to_supervisord() -> None:
 
 def test_supervisord_is_told_of_a_machine() -> None:
     """It starts nothing by itself, and starts again what failed."""
-    text = units.supervisord_program(VM, Path("/state/run"), Path("/log/vm-master.log"))
+    text = programs.supervisord_program(VM, Path("/state/run"), Path("/log/vm-master.log"))
     assert text == (
         "[program:vm-master]\n"
         "command=/bin/sh /state/run\n"
@@ -254,12 +256,12 @@ def test_supervisord_is_told_of_a_machine() -> None:
         "stdout_logfile_maxbytes=1MB\n"
         "stdout_logfile_backups=1\n"
     )
-    assert "autorestart=true\n" in units.supervisord_program(DNSMASQ, Path("/w"), Path("/l"))
+    assert "autorestart=true\n" in programs.supervisord_program(DNSMASQ, Path("/w"), Path("/l"))
 
 
 def test_supervisords_own_configuration_is_its_labs() -> None:
     """One socket, for root alone."""
-    text = units.supervisord_configuration(
+    text = programs.supervisord_configuration(
         Path("/run/lab/supervisord.sock"),
         Path("/run/lab/supervisord.pid"),
         Path("/log/supervisord.log"),
@@ -299,7 +301,7 @@ def test_a_wrapper_prepares_binds_drops_and_becomes_the_machine() -> None:
         "--reuid=qemulab --regid=qemulab --init-groups --no-new-privs "
         "--bounding-set=-all --inh-caps=-all --ambient-caps=-all"
     )
-    assert units.supervisord_wrapper(VM, Path("/state/run")) == (
+    assert programs.supervisord_wrapper(VM, Path("/state/run")) == (
         "#!/bin/sh\n"
         "# Becomes the unit vm-master of the lab lab.\n"
         "set -e\n"
@@ -316,7 +318,7 @@ def test_a_wrapper_prepares_binds_drops_and_becomes_the_machine() -> None:
 def test_a_wrapper_without_binds_needs_no_namespace() -> None:
     """And keeps the capabilities that are named."""
     keep = "-all,+net_admin,+net_bind_service"
-    assert units.supervisord_wrapper(DNSMASQ, Path("/state/run")) == (
+    assert programs.supervisord_wrapper(DNSMASQ, Path("/state/run")) == (
         "#!/bin/sh\n"
         "# Becomes the unit dnsmasq-vmlan of the lab lab.\n"
         "set -e\n"
@@ -329,6 +331,6 @@ def test_a_wrapper_without_binds_needs_no_namespace() -> None:
 
 def test_a_path_with_anything_in_it_is_one_word_to_the_shell() -> None:
     """Quoted where it stands."""
-    text = units.supervisord_wrapper(VM._replace(binds=((ODD, "/run/a b"),)), Path("/state/run"))
+    text = programs.supervisord_wrapper(VM._replace(binds=((ODD, "/run/a b"),)), Path("/state/run"))
     mounts = [shlex.split(line) for line in text.splitlines() if line.startswith("mount ")]
     assert mounts == [["mount", "-o", "rbind,ro", ODD, "/run/a b"]]
