@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import _qemulab_apply_together as together
-import _qemulab_host_own as own
+import _qemulab_host_owned as own
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
-import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
-import _qemulab_lan_left as left
 import _qemulab_lan_link as link
 import _qemulab_lan_network as networks
-import _qemulab_lan_way as way
+import _qemulab_lan_orphans as left
+import _qemulab_lan_routing as way
+import _qemulab_lan_waiting as addresses
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_disks as disks
-import _qemulab_vm_held as held
+import _qemulab_vm_lost_images as held
 import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
@@ -28,18 +28,18 @@ from _qemulab_apply_converge import outcome
 from _qemulab_apply_together import Restart
 from _qemulab_apply_together import Row
 from _qemulab_host_seam import HostError
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import LINK
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Reservation
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
-from _qemulab_plan_named import naming
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import network_after
 from _qemulab_plan_network import plan_network
 from _qemulab_plan_network import plan_network_absent
 from _qemulab_plan_network import plan_reservation
+from _qemulab_plan_shown import naming
 from _qemulab_run_site import Site
 from _qemulab_run_underway import Early
 from _qemulab_run_underway import Move
@@ -278,12 +278,12 @@ def remove(site: Site, name: str, facts: NetworkFacts) -> None:
 
 
 def ensure_reservation(
-    site: Site, network: str, name: str, wanted: Reservation | None, test: bool = False
+    site: Site, network: str, name: str, declared: Reservation | None, test: bool = False
 ) -> Outcome:
     """
     Make a reservation as declared, or take it away.
 
-    wanted
+    declared
         ``None`` to have none of that name.
 
     test
@@ -292,23 +292,23 @@ def ensure_reservation(
     Returns what ``outcome`` does. Raises HostError where the network is not there or the host
     refuses.
     """
-    if wanted is not None and not test:
+    if declared is not None and not test:
         early = site.run.early.pop(together.reservation_key(network, name), None)
         if early is not None:  # made with its network
             return outcome(site, early.plan)
 
     def look() -> tuple[Plan, Network | None]:
-        late = wanted is not None and addresses.has_to_wait(site, network, name, wanted.address)
-        stale = [] if late else lan.contradicted(site, network, name, wanted)
+        late = declared is not None and addresses.has_to_wait(site, network, name, declared.address)
+        stale = [] if late else lan.contradicted(site, network, name, declared)
         old = site.store.reservations(network).get(name)
-        plan = plan_reservation(old, wanted, bool(stale), late)
+        plan = plan_reservation(old, declared, bool(stale), late)
         return plan, site.store.network(network)
 
     def act(_plan: Plan, facts: Network | None) -> None:
         if facts is None:
             problem = f"there is no network {network} in the lab {site.lab}"
             raise HostError(problem, hint="qemulab.network_present makes it")
-        changed = lan.with_reservation(facts, name, wanted)
+        changed = lan.with_reservation(facts, name, declared)
         lan.tell(site, network, changed, [site.store.network_as_file(network, changed)])
 
     return converge(site, lambda: site.lock("network", network), look, act, test)

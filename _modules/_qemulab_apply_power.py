@@ -5,7 +5,7 @@ A machine on, off, or off and on, as it was last applied: each under its lock fr
 from __future__ import annotations
 
 import _qemulab_vm_hardware as hardware
-import _qemulab_vm_held as held
+import _qemulab_vm_lost_images as held
 import _qemulab_vm_power as power
 import _qemulab_vm_status as vm_status
 from _qemulab_host_seam import HostError

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import _qemulab_apply_power as apply_power
 import _qemulab_host_seam as host
-import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_hosts as lan_hosts
+import _qemulab_lan_waiting as addresses
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_ports as vm_ports
 import _qemulab_vm_power as power

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import _qemulab_apply_together as together
-import _qemulab_host_own as own
+import _qemulab_host_generated as written
+import _qemulab_host_owned as own
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
-import _qemulab_lan_addresses as addresses
 import _qemulab_lan_dhcp as lan
+import _qemulab_lan_waiting as addresses
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_access as access
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
-import _qemulab_vm_held as held
 import _qemulab_vm_launch as launch
 import _qemulab_vm_live as live
+import _qemulab_vm_lost_images as held
 import _qemulab_vm_media as media
 import _qemulab_vm_ports as vm_ports
 import _qemulab_vm_power as power
@@ -34,7 +34,7 @@ from _qemulab_plan_changes import Plan
 from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
 from _qemulab_plan_diff import merged
-from _qemulab_plan_named import naming
+from _qemulab_plan_shown import naming
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm

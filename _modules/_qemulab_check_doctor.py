@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import _qemulab_check_host as check
 import _qemulab_host_apparmor as apparmor
+import _qemulab_host_conflicts as routes
 import _qemulab_host_net as host_net
 import _qemulab_host_probe as probe
-import _qemulab_host_routes as routes
 import _qemulab_host_seam as host
-import _qemulab_lan_hub as hub
+import _qemulab_lan_by_hub as hub
 import _qemulab_lan_managers as managers
 import _qemulab_pillar_kinds as kinds
-import _qemulab_run_places as places
+import _qemulab_run_reach as places
 import _qemulab_vm_disks as disks
 import _qemulab_vm_ports as vm_ports
 from _qemulab_host_seam import HostError

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import _qemulab_host_routes as routes
+import _qemulab_host_conflicts as routes
 import _qemulab_host_seam as host
-import _qemulab_lan_etc as etc
 import _qemulab_lan_link as link
-import _qemulab_lan_way as way
+import _qemulab_lan_resolver as etc
+import _qemulab_lan_routing as way
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_media as media
 import _qemulab_vm_ports as vm_ports

@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import _qemulab_host_accel
+import _qemulab_host_conflicts
 import _qemulab_host_distribution as distribution
 import _qemulab_host_firewall
 import _qemulab_host_firmware
 import _qemulab_host_net as host_net
 import _qemulab_host_process as process
 import _qemulab_host_qcow2 as qcow2
-import _qemulab_host_routes
 import _qemulab_host_seam as host
 from _qemulab_host_accel import Accel
 from _qemulab_host_firewall import Blocked
@@ -302,7 +302,7 @@ def port_owner(port: int, protocol: str) -> str:
     """Return who listens on a port of this host."""
     flag = "-t" if protocol == "tcp" else "-u"
     listed = host.run(["ss", "-H", "-lnp", flag], check=False).stdout
-    return _qemulab_host_routes.port_owner(listed, port) or "somebody"
+    return _qemulab_host_conflicts.port_owner(listed, port) or "somebody"
 
 
 def blocked(network: Network) -> list[Blocked]:

@@ -15,17 +15,17 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 
+import _qemulab_host_generated as written
 import _qemulab_host_net as host_net
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_lan_link as link
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
-from _qemulab_lan_dnsmasq import Files
-from _qemulab_lan_dnsmasq import Lease
+from _qemulab_lan_dnsmasq_files import Files
+from _qemulab_lan_dnsmasq_files import Lease
 from _qemulab_lan_hosts import Known
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Reservation

@@ -10,11 +10,11 @@ import ipaddress
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from _qemulab_pillar_addresses import is_usable
 from _qemulab_pillar_keys import USER_NETWORK
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Reservation
 from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_rules_addresses import is_usable
 
 
 class Known(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Container
 from typing import Any
 
 import _qemulab_host_seam as host
-import _qemulab_lan_hub as hub
+import _qemulab_lan_by_hub as hub
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_kinds import SpecError
@@ -148,7 +148,7 @@ def state(site: Site, name: str, network: Network) -> str:
     owners: set[object] = set()
     if host.has_user():
         owners = {host.USER, host.user_ids(host.USER)[0]}
-    found = link_state(network, tap_mac(site.lab, name), owners, site.links())
+    found = link_state(network, tap_mac(site.lab, name), owners, site.interfaces())
     if found not in ("absent", "other") and claimant(site, name, network.interface):
         return "other"
     return found

@@ -2,7 +2,7 @@
 Programs of the host that manage its interfaces, and may take a lab's TAP for one of theirs.
 
 One with a profile that fits any interface asks for an address by DHCP on the TAP, and takes off it
-what it has not put there. The lab's own server never answers it (``_qemulab_lan_dnsmasq``).
+what it has not put there. The lab's own server never answers it (``_qemulab_lan_dnsmasq_files``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def managers(site: Site, interface: str) -> list[Manager]:
 
 def networkd(site: Site, interface: str) -> Manager | None:
     """Return systemd-networkd where it manages an interface; costs a look at one file."""
-    links = [link for link in site.links() if link.get("ifname") == interface]
+    links = [link for link in site.interfaces() if link.get("ifname") == interface]
     text = host.read(NETWORKD_LINKS / str(links[0]["ifindex"])) if links else None
     profile = networkd_profile(text or "")
     if not profile:

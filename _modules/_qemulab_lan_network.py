@@ -11,19 +11,19 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from pathlib import Path
 
+import _qemulab_host_generated as written
 import _qemulab_host_net as host_net
 import _qemulab_host_probe as probe
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
+import _qemulab_lan_by_hub as hub
 import _qemulab_lan_dhcp as lan
-import _qemulab_lan_etc as etc
-import _qemulab_lan_hub as hub
 import _qemulab_lan_link as link
-import _qemulab_run_places as places
+import _qemulab_lan_resolver as etc
+import _qemulab_run_reach as places
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Vm
 from _qemulab_plan_network import NetworkFacts

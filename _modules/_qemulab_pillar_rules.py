@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
-import _qemulab_pillar_addresses as addresses
+import _qemulab_pillar_rules_addresses as addresses
 from _qemulab_pillar_keys import GUEST_MEMORY
 from _qemulab_pillar_keys import IDE_DISKS
 from _qemulab_pillar_keys import OWN_IMAGES

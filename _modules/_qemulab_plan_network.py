@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from _qemulab_pillar_addresses import is_usable
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_rules_addresses import is_usable
 from _qemulab_plan_changes import CREATE
 from _qemulab_plan_changes import LIVE
 from _qemulab_plan_changes import MOVES

@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import _qemulab_host_generated as written
 import _qemulab_host_lock as lock
 import _qemulab_host_log as log
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
 import _qemulab_run_by_supervisord_programs as programs
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 from _qemulab_host_paths import Layout
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 
+import _qemulab_host_generated as written
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
 import _qemulab_run_by_systemd_units as systemd_units
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 import _qemulab_run_units as units
 from _qemulab_host_paths import Layout
 from _qemulab_host_seam import File

@@ -12,7 +12,7 @@ from typing import Any
 
 import _qemulab_host_lock as lock
 import _qemulab_host_net as host_net
-import _qemulab_host_own as own
+import _qemulab_host_owned as own
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
 from _qemulab_host_firmware import Firmware
@@ -79,7 +79,7 @@ class Site:
             self.answers.forget()
             yield
 
-    def links(self) -> list[dict[str, Any]]:
+    def interfaces(self) -> list[dict[str, Any]]:
         """Return the host's interfaces."""
         return self.answers.recent("network", host_net.survey)[0]
 

@@ -13,7 +13,7 @@ from typing import Any
 from typing import TypeVar
 from typing import cast
 
-import _qemulab_host_own as own
+import _qemulab_host_owned as own
 import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
 from _qemulab_host_paths import Layout

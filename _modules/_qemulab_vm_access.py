@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import _qemulab_guest_image as image
+import _qemulab_host_generated as written
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
 from _qemulab_host_paths import Layout
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import USER_NETWORK

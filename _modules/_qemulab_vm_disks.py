@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import _qemulab_host_once as once
+import _qemulab_host_new_files as once
 import _qemulab_host_probe as probe
 import _qemulab_host_qcow2 as qcow2
 import _qemulab_host_seam as host

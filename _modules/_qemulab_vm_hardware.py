@@ -7,7 +7,7 @@ release is installed later; a machine that is made gets the newest.
 
 from __future__ import annotations
 
-import _qemulab_host_own as own
+import _qemulab_host_owned as own
 import _qemulab_host_seam as host
 import _qemulab_vm_command as command
 from _qemulab_host_seam import HostError

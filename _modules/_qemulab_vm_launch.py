@@ -11,9 +11,9 @@ from shlex import quote
 import _qemulab_guest_contents as guest
 import _qemulab_host_probe as probe
 import _qemulab_host_seam as host
-import _qemulab_lan_etc as etc
+import _qemulab_lan_resolver as etc
 import _qemulab_pillar_spec as spec
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 import _qemulab_vm_command as command
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_media as vm_media

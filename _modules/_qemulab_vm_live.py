@@ -116,7 +116,7 @@ def grow(qmp: Qmp, disk: Disk) -> None:
     qmp.execute("block_resize", arguments, timeout=30)
 
 
-def set_link(site: Site, name: str, index: int, up: bool) -> None:
+def set_cable(site: Site, name: str, index: int, up: bool) -> None:
     """Plug a NIC's cable in or out."""
     with proven(site, name) as qmp:
         plug(qmp, index, up)

@@ -11,20 +11,20 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 
+import _qemulab_host_generated as written
 import _qemulab_host_probe as probe
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
 import _qemulab_lan_dhcp as lan
-import _qemulab_lan_etc as etc
-import _qemulab_run_places as places
+import _qemulab_lan_resolver as etc
+import _qemulab_run_reach as places
 import _qemulab_vm_access as access
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_launch as launch
-import _qemulab_vm_left as left
 import _qemulab_vm_live as live
 import _qemulab_vm_media as media
+import _qemulab_vm_orphans as left
 import _qemulab_vm_ports as vm_ports
 from _qemulab_host_accel import blames_kvm
 from _qemulab_host_seam import HostError
@@ -208,7 +208,7 @@ def wait_until_running(site: Site, name: str, vm: Vm, said: str) -> None:
         )
     for index, nic in enumerate(vm.nics):
         if not nic.connected:
-            live.set_link(site, name, index, False)
+            live.set_cable(site, name, index, False)
 
 
 def start(site: Site, name: str, vm: Vm) -> None:

@@ -17,8 +17,8 @@ import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
-import _qemulab_vm_held as held
 import _qemulab_vm_launch as launch
+import _qemulab_vm_lost_images as held
 import _qemulab_vm_power as power
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Vm

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import _qemulab_host_generated as written
 import _qemulab_host_process as process
-import _qemulab_host_written as written
-import _qemulab_lan_addresses as addresses
+import _qemulab_lan_waiting as addresses
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_disks as disks
 import _qemulab_vm_forwards as forwards
-import _qemulab_vm_held as held
+import _qemulab_vm_lost_images as held
 from _qemulab_host_seam import HostError
 from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts

@@ -1,5 +1,5 @@
 """
-Labs of QEMU machines: the lab as a whole.
+Labs of QEMU machines: a declaration, checked, and ready for the states.
 
 :depends: QEMU 7.2 or newer, socat, dnsmasq, iproute2; see ``lab.packages``
 """
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_apply_guest as guests
 import _qemulab_apply_lab as labs
-import _qemulab_check_declaration as declarations
+import _qemulab_check_rendering as declarations
 import _qemulab_face as face
-import _qemulab_guest_image as image
 import _qemulab_host_seam as host
 import _qemulab_pillar_kinds as kinds
-import _qemulab_pillar_spec as spec
-import _qemulab_vm_access as access
 from _qemulab_pillar_keys import DEFAULT_LAB
 from _qemulab_run_site import Site
 
@@ -157,159 +153,3 @@ def lab_check(pillar: Any = None) -> dict[str, Any]:
         if found["empty"] and pillar is None:
             found["warnings"] += face.near_key(__pillar__)
         return found
-
-
-def lab_ensure(
-    authorized_keys: list[str] | None = None, lab: str | None = None, test: bool = False
-) -> dict[str, Any]:
-    """
-    Make what a lab needs before its first network: system user, SSH key, keys that may log in.
-
-    authorized_keys
-        Public SSH keys. Default: those of the user behind sudo.
-
-    lab
-        Name of the lab. Default: the pillar's.
-
-    test
-        Only say what would be done. Default ``False``.
-
-    Returns what every ``*_ensure`` returns: ``changes``, ``pending`` and ``refused`` by key, each
-    with old, new and effect; ``notes``; ``machines``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.lab_ensure test=True
-    """
-    with face.errors():
-        keys = spec.from_pillar({"authorized_keys": authorized_keys or []}).lab.authorized_keys
-        return labs.ensure(_site(lab), keys, test)
-
-
-def guest_info(lab: str | None = None) -> dict[str, Any] | None:
-    """
-    Return what is known of the built-in guest's image, ``None`` where it is not built.
-
-    lab
-        Name of the lab; the image is the same for all of a host.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.guest_info
-    """
-    with face.errors():
-        return image.info(_site(lab).layout.guest)
-
-
-def guest_ensure(lab: str | None = None, test: bool = False) -> dict[str, Any]:
-    """
-    Build the built-in guest's image where it is missing.
-
-    lab
-        Name of the lab; the image is the same for all of a host.
-
-    test
-        Only say what would be done. Default ``False``.
-
-    Returns what every ``*_ensure`` returns.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.guest_ensure
-    """
-    with face.errors():
-        return guests.ensure(_site(lab), test)
-
-
-def prune(
-    vms: list[str],
-    networks: list[str],
-    mode: str = "report",
-    lab: str | None = None,
-    test: bool = False,
-) -> dict[str, Any]:
-    """
-    Deal with what the lab has and the pillar no longer declares. No disk is ever removed.
-
-    vms, networks
-        Names that are declared.
-
-    mode
-        ``report`` (default) only names what is left; ``stop`` powers the machines off and takes
-        the networks down.
-
-    lab
-        Name of the lab. Default: the pillar's.
-
-    test
-        Only say what would be done. Default ``False``.
-
-    Returns what every ``*_ensure`` returns.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.prune '["master"]' '["vmlan"]'
-    """
-    with face.errors():
-        site = _site(lab)
-        face.need_names(vms, "vms")
-        face.need_names(networks, "networks")
-        face.need(kinds.choice("report", "stop"), mode, "mode")
-        return labs.prune(site, vms, networks, mode, test)
-
-
-def lab_remove(purge: bool = False, lab: str | None = None, test: bool = False) -> dict[str, Any]:
-    """
-    Take the lab itself away when its machines and networks are gone.
-
-    purge
-        Also remove its SSH key and its logs: no file of the lab is left. Default ``False``: what
-        survives is the machines' disks and the key. The built-in guest always stays: it belongs to
-        the host, and ``guest_remove`` removes it.
-
-    lab
-        Name of the lab. Default: the pillar's.
-
-    test
-        Only say what would be done. Default ``False``.
-
-    Returns what every ``*_ensure`` returns. Raises CommandExecutionError where a machine or a
-    network is left, or runs; with ``purge`` also where disks of a machine are (``vm_remove``).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.lab_remove test=True
-    """
-    with face.errors():
-        return labs.ensure_absent(_site(lab), purge, test)
-
-
-def ssh_config(lab: str | None = None) -> str:
-    """
-    Return a configuration for ssh with every machine of the lab.
-
-    lab
-        Name of the lab. Default: the pillar's.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --out=txt qemulab.ssh_config | sed 's/^local: \\{0,1\\}//' > lab.ssh
-        ssh -F lab.ssh master
-    """
-    with face.errors():
-        site = _site(lab)
-        face.need_lab(site, lab)
-        vms = {name: site.store.vm(name)[0] for name in site.store.vms()}
-        return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})

@@ -10,7 +10,7 @@ from typing import Any
 
 import _qemulab_face as face
 import _qemulab_host_probe as probe
-import _qemulab_host_tree as tree
+import _qemulab_host_sls_files as tree
 import _qemulab_version
 from _qemulab_run_site import Site
 from salt.exceptions import CommandExecutionError

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import _qemulab_apply_guest as guests
 import _qemulab_check_doctor as check_doctor
 import _qemulab_face as face
 import _qemulab_pillar_spec as spec
@@ -58,29 +57,3 @@ def doctor(pillar: Any = None) -> list[str]:
         if any(finding.result == check_doctor.FAIL for finding in findings):
             __context__["retcode"] = 1
         return [str(finding) for finding in findings]
-
-
-def guest_remove(lab: str | None = None, test: bool = False) -> dict[str, Any]:
-    """
-    Remove the built-in guest's image, which all labs of this host share.
-
-    A purge leaves it, so that the next lab needs no network. After this one, the next lab that
-    boots it builds it again.
-
-    lab
-        Name of the lab; the image is the same for all of a host.
-
-    test
-        Only say what would be done. Default ``False``.
-
-    Returns what every ``*_ensure`` returns. Raises CommandExecutionError where a machine runs that
-    boots it, of whichever lab: its supervisor could not start it again.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call qemulab.guest_remove
-    """
-    with face.errors():
-        return guests.ensure_absent(_site(lab), test)

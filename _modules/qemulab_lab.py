@@ -1,5 +1,5 @@
 """
-Labs of QEMU machines: all machines of a lab off, and on again.
+Labs of QEMU machines: a lab as a whole, made ready, off and on, removed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from typing import Any
 
 import _qemulab_apply_lab as labs
 import _qemulab_face as face
+import _qemulab_pillar_kinds as kinds
+import _qemulab_pillar_spec as spec
+import _qemulab_vm_access as access
 from _qemulab_run_site import Site
 
 __opts__: dict[str, Any]
@@ -25,9 +28,42 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def _site(lab: str | None) -> Site:
-    site = face.site(__opts__, __pillar__, __context__, lab)
+    return face.site(__opts__, __pillar__, __context__, lab)
+
+
+def _known(lab: str | None) -> Site:
+    site = _site(lab)
     face.need_lab(site, lab)
     return site
+
+
+def lab_ensure(
+    authorized_keys: list[str] | None = None, lab: str | None = None, test: bool = False
+) -> dict[str, Any]:
+    """
+    Make what a lab needs before its first network: system user, SSH key, keys that may log in.
+
+    authorized_keys
+        Public SSH keys. Default: those of the user behind sudo.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns: ``changes``, ``pending`` and ``refused`` by key, each
+    with old, new and effect; ``notes``; ``machines``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_ensure test=True
+    """
+    with face.errors():
+        keys = spec.from_pillar({"authorized_keys": authorized_keys or []}).lab.authorized_keys
+        return labs.ensure(_site(lab), keys, test)
 
 
 def lab_stop(lab: str | None = None, test: bool = False) -> dict[str, Any]:
@@ -50,7 +86,7 @@ def lab_stop(lab: str | None = None, test: bool = False) -> dict[str, Any]:
         salt-call qemulab.lab_stop
     """
     with face.errors():
-        return labs.ensure_stopped(_site(lab), test)
+        return labs.ensure_stopped(_known(lab), test)
 
 
 def lab_start(lab: str | None = None, test: bool = False) -> dict[str, Any]:
@@ -74,7 +110,7 @@ def lab_start(lab: str | None = None, test: bool = False) -> dict[str, Any]:
         salt-call qemulab.lab_start
     """
     with face.errors():
-        return labs.ensure_started(_site(lab), test)
+        return labs.ensure_started(_known(lab), test)
 
 
 def lab_restart(lab: str | None = None) -> dict[str, Any]:
@@ -97,6 +133,93 @@ def lab_restart(lab: str | None = None) -> dict[str, Any]:
         salt-call qemulab.lab_restart
     """
     with face.errors():
-        stopped, started = labs.restart(_site(lab))
+        stopped, started = labs.restart(_known(lab))
         warnings = {"warnings": started["notes"]} if started["notes"] else {}
         return {"how": stopped["how"], "ssh": started["ssh"], **warnings}
+
+
+def prune(
+    vms: list[str],
+    networks: list[str],
+    mode: str = "report",
+    lab: str | None = None,
+    test: bool = False,
+) -> dict[str, Any]:
+    """
+    Deal with what the lab has and the pillar no longer declares. No disk is ever removed.
+
+    vms, networks
+        Names that are declared.
+
+    mode
+        ``report`` (default) only names what is left; ``stop`` powers the machines off and takes
+        the networks down.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.prune '["master"]' '["vmlan"]'
+    """
+    with face.errors():
+        site = _site(lab)
+        face.need_names(vms, "vms")
+        face.need_names(networks, "networks")
+        face.need(kinds.choice("report", "stop"), mode, "mode")
+        return labs.prune(site, vms, networks, mode, test)
+
+
+def lab_remove(purge: bool = False, lab: str | None = None, test: bool = False) -> dict[str, Any]:
+    """
+    Take the lab itself away when its machines and networks are gone.
+
+    purge
+        Also remove its SSH key and its logs: no file of the lab is left. Default ``False``: what
+        survives is the machines' disks and the key. The built-in guest always stays: it belongs to
+        the host, and ``guest_remove`` removes it.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    test
+        Only say what would be done. Default ``False``.
+
+    Returns what every ``*_ensure`` returns. Raises CommandExecutionError where a machine or a
+    network is left, or runs; with ``purge`` also where disks of a machine are (``vm_remove``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call qemulab.lab_remove test=True
+    """
+    with face.errors():
+        return labs.ensure_absent(_site(lab), purge, test)
+
+
+def ssh_config(lab: str | None = None) -> str:
+    """
+    Return a configuration for ssh with every machine of the lab.
+
+    lab
+        Name of the lab. Default: the pillar's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --out=txt qemulab.ssh_config | sed 's/^local: \\{0,1\\}//' > lab.ssh
+        ssh -F lab.ssh master
+    """
+    with face.errors():
+        site = _known(lab)
+        vms = {name: site.store.vm(name)[0] for name in site.store.vms()}
+        return access.ssh_config(site, {name: vm for name, vm in vms.items() if vm})

@@ -16,7 +16,7 @@ import _qemulab_pillar_kinds as kinds
 import _qemulab_pillar_schema as schema
 import _qemulab_pillar_spec as spec
 import _qemulab_vm_access as access
-import _qemulab_vm_console as console
+import _qemulab_vm_console_log as console
 import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_launch as launch

@@ -26,7 +26,7 @@ def main(directory: str, checkout: str) -> None:
     functions = salt.loader.minion_mods(opts, utils=salt.loader.utils(opts))
     renderers = salt.loader.render(opts, functions)
     functions["qemulab.declaration"]({})  # loads it
-    declaration = sys.modules["_qemulab_check_declaration"]
+    declaration = sys.modules["_qemulab_check_rendering"]
     looks_at_the_host = declaration.of_this_host
     for line in sys.stdin:
         pillar, sls = json.loads(line)

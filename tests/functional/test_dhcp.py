@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_pillar_spec as spec
 import harness
 import pytest
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 
 pytestmark = [
     pytest.mark.needs_root,

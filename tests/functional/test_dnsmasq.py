@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_pillar_kinds as kinds
 import _qemulab_pillar_spec as spec
 import pytest
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_kinds import Bad
 from _qemulab_pillar_kinds import Notes

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import _qemulab_host_written as written
+import _qemulab_host_generated as written
 import harness
 import pytest
 from faultlab import DECLARED

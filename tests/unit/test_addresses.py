@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_lan_dhcp as lan_dhcp
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
 import _qemulab_pillar_spec as spec
 import pytest

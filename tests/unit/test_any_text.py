@@ -14,9 +14,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_by_hub as hub
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_lan_hosts as lan_hosts
-import _qemulab_lan_hub as hub
 import _qemulab_lan_link as link
 import _qemulab_lan_network as networks
 import _qemulab_pillar_spec as spec
@@ -27,7 +27,7 @@ import _qemulab_vm_launch as launch
 import _qemulab_vm_media as vm_media
 import pytest
 from _qemulab_host_paths import Layout
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import Dhcp
 from _qemulab_pillar_keys import Disk
 from _qemulab_pillar_keys import Dns

@@ -7,7 +7,7 @@ from typing import Any
 
 import _qemulab_check_doctor as doctor
 import _qemulab_host_apparmor as apparmor
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_host_paths import Layout

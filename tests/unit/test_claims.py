@@ -75,9 +75,9 @@ def test_the_picture_of_the_house_has_every_file(repo: Path) -> None:
 
 #: Who writes to the host's files: the seam and its parts.
 SEAM = {
-    "_qemulab_host_links",
+    "_qemulab_host_symlinks",
     "_qemulab_host_lock",
-    "_qemulab_host_once",
+    "_qemulab_host_new_files",
     "_qemulab_host_probe",
     "_qemulab_host_seam",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import _qemulab_run_by_supervisord_programs as programs
 import _qemulab_run_by_systemd_units as systemd_units
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 import _qemulab_run_units as units
 import pytest
 from _qemulab_host_paths import Layout

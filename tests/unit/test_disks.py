@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-import _qemulab_host_once as once
+import _qemulab_host_new_files as once
 import _qemulab_vm_disks as disks
 import pytest
 from _qemulab_host_seam import HostError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import _qemulab_host_links as host_links
 import _qemulab_host_seam as host
-import _qemulab_lan_etc as etc
+import _qemulab_host_symlinks as host_links
+import _qemulab_lan_resolver as etc
 import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_pillar_keys import Nic

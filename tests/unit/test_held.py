@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_held as held
+import _qemulab_vm_lost_images as held
 import pytest
 from _qemulab_run_site import Site
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-import _qemulab_lan_hub as hub
+import _qemulab_lan_by_hub as hub
 import _qemulab_lan_link as link
 import _qemulab_pillar_spec as spec
 import pytest

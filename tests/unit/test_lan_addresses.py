@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import _qemulab_host_seam as host
-import _qemulab_lan_addresses as addresses
 import _qemulab_lan_hosts as lan_hosts
+import _qemulab_lan_waiting as addresses
 import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_host_seam import HostError

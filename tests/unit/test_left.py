@@ -9,7 +9,7 @@ from pathlib import Path
 
 import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
-import _qemulab_vm_left as left
+import _qemulab_vm_orphans as left
 import pytest
 from _qemulab_host_seam import HostError
 from _qemulab_run_site import Site

@@ -18,7 +18,7 @@ def test_it_is_the_declared_interface_that_has_to_be_ours(
 ) -> None:
     """Another one is the way out where the old one was taken, and never somebody else's."""
     site = Site("lab", str(tmp_path))
-    monkeypatch.setattr(site, "links", lambda: [{"ifname": "vmlan"}, {"ifname": "eth0"}])
+    monkeypatch.setattr(site, "interfaces", lambda: [{"ifname": "vmlan"}, {"ifname": "eth0"}])
     stored = spec.network_from("vmlan", {}, "lab")
     host.write_all([site.store.network_as_file("vmlan", stored)])
     before = NetworkFacts(stored, "other", True, True, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import _qemulab_apply_lab as labs
 import _qemulab_host_mounts as mounts
-import _qemulab_host_own as own
+import _qemulab_host_owned as own
 import _qemulab_host_seam as host
 import pytest
 from _qemulab_host_seam import HostError

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import _qemulab_host_distribution as distribution
-import _qemulab_host_tree as tree
+import _qemulab_host_sls_files as tree
 import pytest
 import yaml
 from _qemulab_version import VERSION

@@ -7,7 +7,7 @@ import struct
 import tempfile
 from pathlib import Path
 
-import _qemulab_run_places as places
+import _qemulab_run_reach as places
 from _qemulab_run_site import Site
 from hypothesis import given
 from hypothesis import strategies as st

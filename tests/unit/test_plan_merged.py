@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_lan_dnsmasq_files as dnsmasq
 import _qemulab_pillar_keys as keys
 import _qemulab_vm_live as live
 import pytest
-from _qemulab_lan_dnsmasq import Files
+from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import TAKERS
 from _qemulab_pillar_keys import Disk
 from _qemulab_pillar_keys import Network

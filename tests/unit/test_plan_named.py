@@ -10,9 +10,9 @@ import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_pillar_schema import arguments
 from _qemulab_plan_changes import words
-from _qemulab_plan_named import named
 from _qemulab_plan_network import NetworkFacts
 from _qemulab_plan_network import plan_network
+from _qemulab_plan_shown import named
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
 from hypothesis import given

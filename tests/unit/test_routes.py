@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-import _qemulab_host_routes as routes
+import _qemulab_host_conflicts as routes
 import pytest
 
 # `ip -j -4 route show` of iproute2 6.1, in a namespace with two veth interfaces.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _qemulab_check_declaration as declaration
+import _qemulab_check_rendering as declaration
 import pytest
 from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import Plan

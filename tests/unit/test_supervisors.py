@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import _qemulab_run_by_systemd as systemd
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 import pytest
 from _qemulab_host_paths import Layout
 from _qemulab_run_by_supervisord import Supervisord

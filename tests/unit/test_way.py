@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import _qemulab_host_net as host_net
-import _qemulab_lan_way as way
+import _qemulab_lan_routing as way
 import _qemulab_pillar_spec as spec
 import pytest
 from _qemulab_host_net import Way

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import _qemulab_host_generated as written
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
 import pytest
 from _qemulab_host_seam import File
 

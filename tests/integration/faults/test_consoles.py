@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import _qemulab_run_consoles as consoles
+import _qemulab_run_log_cutter as consoles
 import harness
 import pytest
 import writer

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import _qemulab_host_links as host_links
+import _qemulab_host_generated as written
 import _qemulab_host_seam as host
-import _qemulab_host_written as written
-import _qemulab_lan_dnsmasq as dnsmasq
+import _qemulab_host_symlinks as host_links
+import _qemulab_lan_dnsmasq_files as dnsmasq
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import USER_NETWORK

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 
 import _qemulab_lan_dhcp as lan
 from _qemulab_host_seam import HostError
-from _qemulab_lan_dnsmasq import Lease
-from _qemulab_pillar_addresses import is_usable
+from _qemulab_lan_dnsmasq_files import Lease
 from _qemulab_pillar_keys import USER_NETWORK
 from _qemulab_pillar_keys import Nic
 from _qemulab_pillar_keys import Vm
+from _qemulab_pillar_rules_addresses import is_usable
 from _qemulab_run_site import Site
 
 

@@ -9,7 +9,7 @@ import re
 
 import _qemulab_host_process as process
 import _qemulab_host_seam as host
-import _qemulab_lan_hub as hub
+import _qemulab_lan_by_hub as hub
 import _qemulab_lan_link as link
 import _qemulab_pillar_spec as spec
 from _qemulab_pillar_keys import Network
@@ -36,7 +36,7 @@ def network(site: Site, name: str) -> Network | None:
     argv = process.command_lines(host.USER).get(pid, []) if pid else []
     group, interface = hub.read_argv(argv)
     mac = link.tap_mac(site.lab, name)
-    for each in site.links():
+    for each in site.interfaces():
         if not interface and each.get("address") == mac:
             interface = str(each["ifname"])
     if not interface and not site.status("dnsmasq", name).alive:
