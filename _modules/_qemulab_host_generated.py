@@ -24,8 +24,6 @@ import _qemulab_host_seam as host
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
 
-NAME = "written.json"
-"""The record's name, in the directory of what it is about."""
 EDITED = "edited"
 ABSENT = "absent"
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+WRITTEN = "written.json"
+"""What keeps how each generated file was written, in the directory of what those are about."""
 SOCKET_LIMIT = 107
 """Bytes that the path of a UNIX socket may have. Source: unix(7), sun_path less its final NUL."""
 
@@ -50,7 +52,7 @@ class Layout(NamedTuple):
     @property
     def host_written(self) -> Path:
         """What generated files of the host's own were when they were written."""
-        return self.state / "written.json"
+        return self.state / WRITTEN
 
     # the lab
 
@@ -102,7 +104,7 @@ class Layout(NamedTuple):
     @property
     def lab_written(self) -> Path:
         """What generated files of the lab as a whole were when they were written."""
-        return self.lab_state / "written.json"
+        return self.lab_state / WRITTEN
 
     def unit_written(self, kind: str, name: str) -> Path:
         """Where that is kept for a unit's own files: with its machine, or its network."""
@@ -139,7 +141,7 @@ class Layout(NamedTuple):
 
     def network_written(self, name: str) -> Path:
         """What a network's generated files were when they were written."""
-        return self.network(name) / "written.json"
+        return self.network(name) / WRITTEN
 
     def leases(self, name: str) -> Path:
         """The DHCP server's leases; the directory above belongs to the user ``qemulab``."""
@@ -166,7 +168,7 @@ class Layout(NamedTuple):
 
     def vm_written(self, name: str) -> Path:
         """What a machine's generated files were when they were written."""
-        return self.vm(name) / "written.json"
+        return self.vm(name) / WRITTEN
 
     def host_key(self, name: str) -> Path:
         """The private key that a machine's built-in guest is known by; ``.pub``: the public one."""

@@ -97,10 +97,6 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
     machines: tuple[str, ...] = ()
 
-    def paths(self) -> set[Path]:
-        """Return what the apply changes."""
-        return {change.path for change in self.changes}
-
     def waiting(self) -> set[Path]:
         """Return what stays as it is: until a restart, or for good."""
         return {change.path for change in self.pending + self.refused}

@@ -99,7 +99,7 @@ class Supervisord:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._opening = False
-        self._begun: dict[Path, tuple[int, int]] = {}
+        self._started_at: dict[Path, tuple[int, int]] = {}
         """How far a log went when this run has started its unit: the file's inode, its size."""
         self._only_one = contextlib.ExitStack()
         self._starts = threading.Lock()  # a network's start and its machines' come by two threads
@@ -331,7 +331,7 @@ class Supervisord:
             self._ensure_up()
         states = {(u.kind, u.name): (known or {}).get((u.kind, u.name), STOPPED) for u in wanted}
         for (kind, name), status in states.items():
-            if status.state is Status.FAILED:
+            if status.status is Status.FAILED:
                 self.stop(kind, name)  # it may be between two tries of supervisord's own
         stopped = [unit for unit in wanted if not states[unit.kind, unit.name].alive]
         if stopped:
@@ -385,13 +385,13 @@ class Supervisord:
     def mark(self, kind: str, name: str) -> None:
         """Have ``log`` begin here: a unit is about to be started."""
         path = self._layout.unit_log(kind, name)
-        self._begun[path] = _extent(path)
+        self._started_at[path] = _extent(path)
 
     def log(self, kind: str, name: str, lines: int = 5) -> str:
         """Return the last lines that a unit wrote, since this run has started it if it has."""
         path = self._layout.unit_log(kind, name)
         inode, size = _extent(path)
-        before, already = self._begun.get(path, (inode, 0))
+        before, already = self._started_at.get(path, (inode, 0))
         # After a rotation the whole file is newer.
         new = size - already if inode == before and size >= already else size
         return last_lines(host.read(path, min(new, LOG_END)) or "", lines)

@@ -56,7 +56,7 @@ class Systemd:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._begun: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         """When a unit was last started by this run, by what systemd calls it."""
 
     def check(self) -> None:
@@ -211,7 +211,7 @@ class Systemd:
         """Define units and start those that do not run."""
         self._define(wanted)
         services = [unit.service for unit in wanted]
-        self._begun.update(dict.fromkeys(services, time.time()))
+        self._started_at.update(dict.fromkeys(services, time.time()))
         start = ["systemctl", "start", *services]
         started = host.run(start, check=False)
         if started.status != 0:
@@ -232,8 +232,8 @@ class Systemd:
         service = units.service_name(kind, self._layout.lab, name)
         host.run(["journalctl", "--sync"], check=False)
         argv = ["journalctl", "-q", "-o", "cat", "-n", str(lines * TRIES), "-u", service]
-        if service in self._begun:
-            argv.append(f"--since=@{self._begun[service]:.6f}")
+        if service in self._started_at:
+            argv.append(f"--since=@{self._started_at[service]:.6f}")
         return last_lines(host.run(argv, check=False).stdout, lines)
 
     def stop(self, kind: str, name: str, hard: bool = False) -> None:

@@ -18,13 +18,13 @@ from _qemulab_run_units import Unit
 class UnitStatus(NamedTuple):
     """How a unit is, in one of the four words of ``_qemulab_plan_status.UNIT``; its PID, or 0."""
 
-    state: Status
+    status: Status
     pid: int = 0
 
     @property
     def alive(self) -> bool:
         """Return whether a process runs."""
-        return self.state is Status.RUNNING
+        return self.status is Status.RUNNING
 
 
 STOPPED = UnitStatus(Status.STOPPED)

@@ -90,7 +90,7 @@ def argv(name: str, vm: Vm, around: Surroundings) -> list[str]:
 
 
 def first_hardware(vm: Vm, around: Surroundings) -> list[str]:
-    """Return what a guest finds in a machine that was made by 0.1.0, or since."""
+    """Return what a guest finds in a machine of the first number, or of none."""
     return [
         *platform(vm, around),
         *firmware(vm, around),

@@ -14,7 +14,7 @@ from _qemulab_host_seam import HostError
 from _qemulab_run_site import Site
 
 BEFORE = 1
-"""What a machine has that keeps no number: 0.1.0 kept none."""
+"""What a machine has that was made before numbers were kept."""
 
 
 def find(site: Site, name: str) -> int:
@@ -26,7 +26,7 @@ def find(site: Site, name: str) -> int:
     try:
         return int(text)
     except ValueError as err:
-        hint = f"write the number that it had into it, {BEFORE} where 0.1.0 has made {name}"
+        hint = f"write the number that it had into it, as vm_info said it; the first is {BEFORE}"
         raise HostError(f"{path} is damaged: it holds no number", hint=hint) from err
 
 

@@ -94,7 +94,7 @@ def clear_status(site: Site, name: str) -> Status | None:
         if not state.is_open:
             return state
     # The supervisor's answer may be some tenths of a second old: time enough for a process to fail.
-    state = site.status("vm", name).state
+    state = site.status("vm", name).status
     return state if state.is_off else None
 
 

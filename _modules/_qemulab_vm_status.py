@@ -95,7 +95,7 @@ def ask_once(site: Site, name: str) -> Answer:
     unit = site.status("vm", name)
     path = site.layout.qmp(name)
     if not unit.alive and not path.exists():
-        return Answer(Status.FAILED if unit.state is Status.FAILED else Status.STOPPED, 0)
+        return Answer(Status.FAILED if unit.status is Status.FAILED else Status.STOPPED, 0)
     try:
         with Qmp(path, timeout=LOOK_TIMEOUT) as qmp:
             found, state, forwarded = qmp.query(

@@ -13,7 +13,13 @@ import _qemulab_pillar_keys as keys
 Name = tuple[str, str]
 """A name at the top of a file, with that file's own."""
 
-FOLDERS = ("_modules", "_states", "libexec", "docs", "bench", "tests")
+FOLDERS = ("_modules", "_states", "libexec", "docs", "bench")
+WORDS = {
+    ("_qemulab_pillar_keys", "TAKERS"),
+    ("_qemulab_plan_changes", "EFFECTS"),
+    ("_qemulab_plan_status", "UNIT"),
+}
+"""Words with their meanings: tests hold the source and the pages against them."""
 
 
 def trees(repo: Path, *folders: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -55,11 +61,11 @@ def read(path: Path, tree: ast.Module) -> Iterator[Name]:
 
 
 def test_what_nobody_reads_is_not_there(repo: Path) -> None:
-    """No constant, no function, no class."""
+    """No constant, no function, no class; a test alone is no reader."""
     there = {name for each in trees(repo, "_modules", "_states") for name in made(*each)}
     used = {name for each in trees(repo, *FOLDERS) for name in read(*each)}
     assert len(there) > 500
-    assert sorted(there - used) == []
+    assert sorted(there - used) == sorted(WORDS)
 
 
 def test_the_picture_of_the_house_has_every_file(repo: Path) -> None:

@@ -64,7 +64,7 @@ def took_over_what_it_said(old: Any, declared: Any, plan: Plan) -> None:
     now = merged(old, declared, plan.waiting())
     done = {change.path for change in differences(leaves(old), leaves(now))}
     left = {change.path for change in differences(leaves(now), leaves(declared))}
-    assert done == plan.paths()
+    assert done == {change.path for change in plan.changes}
     assert left == plan.waiting()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import _qemulab_host_generated as written
 import _qemulab_host_seam as host
 import pytest
+from _qemulab_host_paths import WRITTEN
 from _qemulab_host_seam import File
 
 
@@ -24,7 +25,7 @@ def files(place: Path, text: str = "text\n") -> list[File]:
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
     """Return the record of two files that were just written."""
-    path = tmp_path / written.NAME
+    path = tmp_path / WRITTEN
     assert written.write(path, files(tmp_path)) == {tmp_path / "conf", tmp_path / "script"}
     assert written.changed(path) == {}
     return path
@@ -74,7 +75,7 @@ def test_a_write_that_is_killed_leaves_no_file_called_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marked: bool
 ) -> None:
     """Before the file, behind it, with one of two written; a person's edit still shows."""
-    record = tmp_path / written.NAME
+    record = tmp_path / WRITTEN
     real = host.write_all
     for count in range(4):
         for each in files(tmp_path):
