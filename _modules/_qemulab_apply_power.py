@@ -86,8 +86,9 @@ def restart_as(site: Site, name: str, vm: Vm) -> None:
 
 def reset(site: Site, name: str) -> None:
     """Press a running machine's reset button. Raises HostError where it does not run."""
-    need_defined(site, name)
-    power.reset(site, name)
+    with site.lock("vm", name):
+        need_defined(site, name)
+        power.reset(site, name)
 
 
 def _start(site: Site, name: str, vm: Vm) -> list[str]:

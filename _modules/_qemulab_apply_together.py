@@ -58,7 +58,7 @@ def start_together(site: Site, wanted: Mapping[str, Vm], told: Collection[str] =
         What is declared of each, by name.
 
     told
-        Networks that know of them already. Default: none.
+        Networks that know of them already, and whose locks the caller holds. Default: none.
 
     A machine that cannot be started is passed over: its own state tries again and tells why.
     """

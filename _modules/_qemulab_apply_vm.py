@@ -195,9 +195,10 @@ def store_pending(site: Site, name: str, declared: Vm) -> None:
     if defined in (None, declared):
         return
     with site.lock("vm", name):
-        defined, started = site.store.vm(name)
-        if defined is not None:
-            site.store.keep_vm(name, declared, started)
+        now, started = site.store.vm(name)
+        # What another apply has stored since is younger than this.
+        if now == defined:
+            site.store.keep_vm(name, declared, started, site.store.vm_unsure(name))
 
 
 # Off, and away
@@ -216,6 +217,7 @@ def ensure_off(site: Site, name: str, test: bool = False, row: Collection[str] =
 
     Returns what ``outcome`` does, and ``how`` in ``power.stop``'s words.
     """
+    site.answers.forget()  # whoever has it off, and goes on, has asked for how it is by now
     how = "stopped"
 
     def plan(each: str, runs: bool = True) -> Plan:

@@ -107,7 +107,9 @@ def all_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) ->
 # How it hears
 
 
-def refresh(site: Site, but: Collection[str] = (), leaving: bool = False) -> None:
+def refresh(
+    site: Site, but: Collection[str] = (), leaving: bool = False, timeout: float | None = None
+) -> None:
     """
     Have the servers of the lab's networks know of machines that have come, changed or gone.
 
@@ -119,13 +121,16 @@ def refresh(site: Site, but: Collection[str] = (), leaving: bool = False) -> Non
         alone is worth no restart, and nothing that goes wrong is a reason to keep the machine.
         Default ``False``.
 
-    Raises HostError where a server that runs does not take it up.
+    timeout
+        Seconds to wait for each network's lock. Default: the lab's.
+
+    Raises HostError where a server that runs does not take it up, or a lock is not to be had.
     """
     for name in site.store.networks():
         with contextlib.suppress(*([HostError] if leaving else [])):
             if name in but or heard(site, name, leaving):
                 continue
-            with site.lock("network", name):
+            with site.lock("network", name, timeout):
                 network = site.store.network(name)
                 if network is not None:
                     tell(site, name, network, leaving=leaving)

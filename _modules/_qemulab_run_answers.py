@@ -39,17 +39,19 @@ class Answers:
 
         Raises the HostError that the last one was: a supervisor that hangs is waited for once.
         """
-        when, answer = self._known.get(question, (float("-inf"), None))
+        # An answer that is on its way when they are forgotten is kept with those, for nobody.
+        known = self._known
+        when, answer = known.get(question, (float("-inf"), None))
         if time.monotonic() - when > age:
             try:
                 answer = ask()
             except HostError as err:
                 answer = err
-            self._known[question] = (time.monotonic(), answer)
+            known[question] = (time.monotonic(), answer)
         if isinstance(answer, HostError):
             raise answer
         return cast(T, answer)
 
     def forget(self) -> None:
         """Ask the host anew next time, whatever it is: something was changed on it."""
-        self._known.clear()
+        self._known = {}

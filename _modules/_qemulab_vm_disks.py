@@ -186,10 +186,11 @@ def make_images(site: Site, vms: Mapping[str, Vm]) -> None:
     little more than one.
     """
     make_templates(site, vms)
+    # Before the first image: a disk without a number is one that 0.1.0 has made.
+    new = [name for name in vms if not site.layout.hardware_file(name).exists()]
+    hardware.keep(site, {name: hardware.find(site, name) for name in new})
     work: list[Callable[[], None]] = []
     for name, vm in vms.items():
-        if not site.layout.hardware_file(name).exists():
-            work.append(partial(hardware.keep, site, name, hardware.find(site, name)))
         host.make_directory(site.layout.disks(name), mode=0o700, owner=host.USER)
         once.remove_unfinished(site.layout.disks(name))
         for disk in vm.disks:

@@ -7,9 +7,12 @@ release is installed later; a machine that is made gets the newest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import _qemulab_host_owned as own
 import _qemulab_host_seam as host
 import _qemulab_vm_command as command
+from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
 from _qemulab_run_site import Site
 
@@ -40,9 +43,10 @@ def find_known(site: Site, name: str) -> int:
     return number
 
 
-def keep(site: Site, name: str, number: int) -> None:
-    """Keep the number of a machine's hardware, for good."""
-    host.write(site.layout.hardware_file(name), f"{number}\n")
+def keep(site: Site, numbers: Mapping[str, int]) -> None:
+    """Keep the numbers of some machines' hardware, by name, for good."""
+    files = [(site.layout.hardware_file(name), number) for name, number in numbers.items()]
+    host.write_all([File(path, f"{number}\n") for path, number in files])
 
 
 def forget(site: Site, name: str) -> None:

@@ -146,11 +146,13 @@ def start_all(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> 
         What is to be started, by name; none of it runs.
 
     told
-        Networks whose servers know of them already. Default: none.
+        Networks whose servers know of them already, and whose locks the caller holds: no other
+        network's lock is waited for then, since its holder may be waiting for one of these.
+        Default: none.
 
     Returns what the supervisor complained of, empty where it did not; who was not started shows
     when it is waited for. Raises HostError where the host stands in the way of one, before any is
-    started.
+    started; what is stored of them is then as before.
     """
     layout = site.layout
     # Before anything is made: a machine that is left to its own state is to find all there is to
@@ -171,15 +173,29 @@ def start_all(site: Site, vms: Mapping[str, Vm], told: Collection[str] = ()) -> 
         host.make_directory(layout.vm_runtime(name), mode=0o700, owner=host.USER)
     for name, vm in vms.items():
         written.write(layout.vm_written(name), launch.scripts(site, name, vm))
+    before = {name: site.store.vm(name)[0] for name in vms}
     host.write_all([site.store.vm_as_file(name, vm, vm) for name, vm in vms.items()])
-    # Before they ask for their addresses.
-    lan.refresh(site, but=told)
+    try:
+        # Before they ask for their addresses.
+        lan.refresh(site, but=told, timeout=0 if told else None)
+    except HostError:
+        keep_off(site, before)
+        raise
     said = ""
     try:
         site.supervisor.start([launch.unit(site, name, vm) for name, vm in vms.items()])
     except HostError as err:
         said = str(err)
     return said
+
+
+def keep_off(site: Site, vms: Mapping[str, Vm | None]) -> None:
+    """Keep machines as applied before, by name, and as off; ``None`` where one never was."""
+    for name, vm in vms.items():
+        if vm is None:
+            host.remove(site.layout.vm_file(name))
+        else:
+            site.store.keep_vm(name, vm, None)
 
 
 def wait_until_running(site: Site, name: str, vm: Vm, said: str) -> None:

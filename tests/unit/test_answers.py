@@ -42,6 +42,18 @@ def test_what_was_changed_is_asked_anew() -> None:
     assert [answers.recent("units", ask), answers.recent("network", ask)] == [3, 4]
 
 
+def test_an_answer_that_was_on_its_way_while_something_changed_is_not_kept() -> None:
+    """One thread asks, another changes what it asks for: what comes back is from before."""
+    answers = Answers()
+
+    def asked_before() -> str:
+        answers.forget()
+        return "before"
+
+    assert answers.recent("units", asked_before) == "before"
+    assert answers.recent("units", lambda: "after") == "after"
+
+
 def test_a_supervisor_that_hangs_is_waited_for_once() -> None:
     answers, calls = Answers(), Host()
 

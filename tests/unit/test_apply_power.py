@@ -46,6 +46,7 @@ def done(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(apply_power.vm_status, "find_lost", lambda *_: ())
     monkeypatch.setattr(apply_power.power, "stop", stop)
     monkeypatch.setattr(apply_power.power, "start", lambda *_: found.append("start"))
+    monkeypatch.setattr(apply_power.power, "reset", lambda *_: found.append("reset"))
     monkeypatch.setattr(apply_power.power, "unlike_before", lambda *_: ["a disk is new"])
     return found
 
@@ -65,9 +66,15 @@ def test_a_stop_without_a_grace_has_the_machines_own(
     assert done == ["locked", ("stop", given), "free"]
 
 
+def test_a_reset_holds_the_lock_as_well(site: Site, done: list[Any]) -> None:
+    """Or it would come between another's stop and start."""
+    apply_power.reset(site, "a")
+    assert done == ["locked", "reset", "free"]
+
+
 def test_what_was_removed_while_the_lock_was_waited_for_is_not_started(site: Site) -> None:
     """Its files are read under the lock."""
     host.remove(site.layout.vm_file("a"))
-    for each in (apply_power.start, apply_power.stop, apply_power.restart):
+    for each in (apply_power.start, apply_power.stop, apply_power.restart, apply_power.reset):
         with pytest.raises(HostError, match="the lab lab has no machine a; it has none"):
             each(site, "a")

@@ -74,7 +74,7 @@ def test_what_keeps_no_number_has_the_first(site: Site, newer: None) -> None:
 def test_hardware_of_a_newer_release_is_refused(site: Site) -> None:
     """Before anything is made or changed, by the dry run too, in a sentence."""
     made(site, "a")
-    hardware.keep(site, "a", 7)
+    hardware.keep(site, {"a": 7})
     for act in (
         lambda: power.check_host(site, "a", VM, VM),
         lambda: launch.surroundings(site, "a", VM),
@@ -84,6 +84,21 @@ def test_hardware_of_a_newer_release_is_refused(site: Site) -> None:
         assert str(refusal.value).startswith("a newer qemulab has made a: its hardware is number 7")
         assert "this release knows none above 1" in str(refusal.value)
     assert hardware.find(site, "a") == 7
+
+
+def test_the_number_is_kept_before_there_is_a_disk(
+    site: Site, newer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, a new machine would have a disk and no number: hardware of 0.1.0."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disks, "make_templates", lambda *_: None)
+    monkeypatch.setattr(disks, "ThreadPoolExecutor", killed)
+    with pytest.raises(KeyboardInterrupt):
+        disks.make_images(site, {"a": Vm()})
+    assert site.layout.hardware_file("a").read_text() == "2\n"
 
 
 @pytest.mark.parametrize("text", ["", "one\n"])
@@ -110,7 +125,7 @@ def test_memory_belongs_to_hardware_of_one_number(site: Site, newer: None) -> No
     made(site, "a")
     snapshots.remember(site, "a", "tag", VM)
     snapshots.need_same(site, "a", "tag", VM)
-    hardware.keep(site, "a", 1)
+    hardware.keep(site, {"a": 1})
     with pytest.raises(HostError, match="a is another machine than in tag: hardware 2 -> 1"):
         snapshots.need_same(site, "a", "tag", VM)
     path = site.layout.snapshots_file("a")
