@@ -4,6 +4,7 @@ The one way in which a plan becomes true: plan under the lock, do that, look aga
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -45,7 +46,7 @@ def outcome(site: Site, plan: Plan) -> Outcome:
 
 def converge(
     site: Site,
-    lock: Callable[[], AbstractContextManager[None]],
+    lock: Callable[[], AbstractContextManager[None]] | None,
     look: Callable[[], tuple[Plan, Seen]],
     act: Callable[[Plan, Seen], None],
     test: bool,
@@ -58,7 +59,8 @@ def converge(
         The lab that it is done to.
 
     lock
-        Returns the lock of what is changed.
+        Returns the lock of what is changed. ``None`` for several things: ``act`` has each of them
+        changed under its own lock, by a plan of its own, and so nothing is planned twice here.
 
     look
         Returns the plan for what is now, and the facts that it was made from.
@@ -80,9 +82,10 @@ def converge(
     if test or not to_do(plan):
         return outcome(site, shown(plan))
     need_root()
-    with lock():
-        # Whoever had the lock may have done some of it. What is planned now is what is done.
-        plan, seen = look()
+    with lock() if lock else contextlib.nullcontext():
+        if lock:
+            # Whoever had the lock may have done some of it. What is planned now is what is done.
+            plan, seen = look()
         if to_do(plan):
             act(plan, seen)
             site.answers.forget()

@@ -33,9 +33,6 @@ from _qemulab_plan_network import plan_network
 from _qemulab_plan_vm import plan_vm_stopped
 from _qemulab_run_site import Site
 
-SEVERAL = contextlib.nullcontext
-"""The lock of what is done to several things: each of them is changed under its own."""
-
 
 def find_facts(site: Site) -> LabFacts:
     """Return what is of the lab as a whole."""
@@ -123,6 +120,7 @@ def prune(
 
     Returns what ``outcome`` does.
     """
+    told: list[str] = []
 
     def look() -> tuple[Plan, None]:
         facts = find_facts(site)
@@ -138,9 +136,16 @@ def prune(
     def act(plan: Plan, _seen: None) -> None:
         stop_all(site, plan.below("vms"))
         for name in plan.below("networks"):
-            networks.ensure_absent(site, name)
+            told.extend(of_one(name, networks.ensure_absent(site, name)))
 
-    return converge(site, SEVERAL, look, act, test)
+    found = converge(site, None, look, act, test)
+    return {**found, "notes": found["notes"] + told}
+
+
+def of_one(name: str, found: Outcome) -> list[str]:
+    """Return in words what one of several things leaves to be said: its notes, and what waits."""
+    waits = [f"{key} waits: {it['old']} -> {it['new']}" for key, it in found["pending"].items()]
+    return [f"{name}: {text}" for text in (*found["notes"], *waits)]
 
 
 def stop_all(site: Site, names: Collection[str]) -> dict[str, str]:
@@ -162,6 +167,7 @@ def ensure_stopped(site: Site, test: bool = False) -> Outcome:
 
     Returns what ``outcome`` does, and ``how`` with one of ``power.stop``'s words for each machine.
     """
+    site.answers.forget()
     how: dict[str, str] = {}
 
     def look() -> tuple[Plan, None]:
@@ -176,7 +182,7 @@ def ensure_stopped(site: Site, test: bool = False) -> Outcome:
     def act(plan: Plan, _seen: None) -> None:
         how.update(stop_all(site, plan.below("vms")))
 
-    return {**converge(site, SEVERAL, look, act, test), "how": how}
+    return {**converge(site, None, look, act, test), "how": how}
 
 
 def ensure_started(site: Site, test: bool = False) -> Outcome:
@@ -188,7 +194,9 @@ def ensure_started(site: Site, test: bool = False) -> Outcome:
 
     Returns what ``outcome`` does, and ``ssh`` with the command that logs in to each machine.
     """
+    site.answers.forget()
     ssh: dict[str, str | None] = {}
+    told: list[str] = []
 
     def look() -> tuple[Plan, None]:
         down = [name for name in site.store.networks() if is_down(site, name)]
@@ -200,15 +208,17 @@ def ensure_started(site: Site, test: bool = False) -> Outcome:
 
     def act(plan: Plan, _seen: None) -> None:
         for name in plan.below("networks"):
-            networks.ensure(site, name, network_as_applied(site, name))
+            told.extend(of_one(name, networks.ensure(site, name, network_as_applied(site, name))))
         names = plan.below("vms")
         defined = {name: schema.compact(site.store.vm(name)[0]) for name in names}
         for number, name in enumerate(names):
             row = {other: defined[other] for other in names[number + 1 :]}
             made = machines.ensure(site, name, defined[name], "running", row=row)
             ssh[name] = made["ssh"] or None
+            told.extend(of_one(name, made))
 
-    return {**converge(site, SEVERAL, look, act, test), "ssh": ssh}
+    found = converge(site, None, look, act, test)
+    return {**found, "notes": found["notes"] + told, "ssh": ssh}
 
 
 def is_down(site: Site, name: str) -> bool:
@@ -241,10 +251,12 @@ def restart(site: Site) -> tuple[Outcome, Outcome]:
     Power all machines off and on, as they were last applied.
 
     Returns what ``ensure_stopped`` and ``ensure_started`` do. Raises HostError, and stops none,
-    where a machine alone holds a disk whose file is gone.
+    where a machine alone holds a disk whose file is gone, or would not come back.
     """
+    site.answers.forget()
     for name in site.store.vms():
         held.need_none(name, vm_status.find_lost(site, name))
+        apply_power.need_startable(site, name, apply_power.need_defined(site, name))
     return ensure_stopped(site), ensure_started(site)
 
 

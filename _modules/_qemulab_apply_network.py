@@ -4,6 +4,8 @@ Networks: how each is made as declared, and taken away; and the reservations on 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,8 +121,6 @@ def ensure(
 
     def look() -> tuple[Plan, NetworkFacts]:
         facts = find_facts(site, name, declared)
-        if facts.link == "other" and not test:
-            facts = wait_for_link(site, name, declared)
         plan = plan_network(facts, declared)
         now = network_after(facts.defined, declared, plan).address
         site.run.moves[name] = Move(now, declared.address)
@@ -142,10 +142,16 @@ def ensure(
             aside.submit(disks.make_templates, site, row.vms)
             carry_out(site, name, declared, plan, facts, row)
 
+    @contextlib.contextmanager
+    def lock() -> Iterator[None]:
+        with site.lock("network", name):
+            wait_for_link(site, name, declared)
+            yield
+
     site.run.early.clear()
     try:
         shown = naming(declared, declaration)
-        found = converge(site, lambda: site.lock("network", name), look, act, test, shown)
+        found = converge(site, lock, look, act, test, shown)
         # When the network's lock is free: a machine's start tells the network's server of it.
         together.restart_behind(site, restarts)
     except Exception:
@@ -156,22 +162,20 @@ def ensure(
     return found
 
 
-def wait_for_link(site: Site, name: str, declared: Network) -> NetworkFacts:
+def wait_for_link(site: Site, name: str, declared: Network) -> None:
     """
-    Return what is of a network whose link is not ours, when it is or has had the time to be.
+    Wait until a network's link is ours, or is not and has had the time to become it.
 
     A hub that its supervisor starts at this moment may be making it: a link is there for some
     milliseconds before it has its owner and our MAC address.
     """
-    found = NetworkFacts()
+    network = site.store.network(name) or declared
 
     def ours() -> bool:
-        nonlocal found
-        found = find_facts(site, name, declared)
-        return found.link != "other"
+        site.answers.forget()
+        return link.state(site, name, network) != "other"
 
     host.wait_for(ours, LINK_TIMEOUT)
-    return found
 
 
 def says_around(site: Site, name: str, network: Network) -> list[str]:

@@ -31,6 +31,13 @@ def grace_of(site: Site, name: str) -> int:
     return need_defined(site, name).stop_grace
 
 
+def need_startable(site: Site, name: str, vm: Vm) -> None:
+    """Raise HostError where a machine that is powered off would not come back as ``vm``."""
+    hardware.find_known(site, name)
+    if vm_status.runs(site, name):
+        power.check_start(site, name, vm, site.store.vm(name)[1] or vm)
+
+
 def start(site: Site, name: str) -> list[str]:
     """
     Start a machine, or let it run on, and wait until it runs.
@@ -71,7 +78,7 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
         vm = need_defined(site, name)
         if not lose_data:
             held.need_none(name, vm_status.find_lost(site, name))
-        hardware.find_known(site, name)  # or it would be off then, and not come back
+        need_startable(site, name, vm)
         how = power.stop(site, name, vm.stop_grace)
         said = _start(site, name, vm)
     return how, said
@@ -96,6 +103,7 @@ def _start(site: Site, name: str, vm: Vm) -> list[str]:
     status, _ = vm_status.find_status(site, name)
     if status.is_dead:
         held.need_none(name, vm_status.find_lost(site, name))
+        need_startable(site, name, vm)
         power.stop(site, name, 0)
         status = Status.STOPPED
     if status.is_off:

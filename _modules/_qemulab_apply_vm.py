@@ -109,8 +109,9 @@ def ensure(
         plan = plan_vm(facts, possible, wanted, name in site.run.restarted)
         at_stake[:] = [change.path[1] for change in plan.refused]
         if test and plan.changes and not plan.refused:
-            if wanted == "running":
-                power.check_host(site, name, possible, facts.started)
+            anew = facts.started is not None and plan.has(RESTART)
+            if wanted == "running" or anew:
+                power.check_host(site, name, possible, facts.started, anew)
             else:
                 media.check(site, name, possible, facts.started)
         return plan, facts
@@ -149,6 +150,7 @@ def carry_out(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -
     """
     hardware.find_known(site, name)
     if facts.started is not None and plan.has(RESTART):
+        power.check_start(site, name, declared, facts.started)
         power.stop(site, name, 0 if facts.status.is_dead else declared.stop_grace)
         power.start(site, name, declared)
     elif facts.started is not None:

@@ -10,16 +10,15 @@ as an older release has left it, is not called changed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 
+import _qemulab_host_lock as lock
 import _qemulab_host_seam as host
 from _qemulab_host_seam import File
 from _qemulab_host_seam import HostError
@@ -48,7 +47,8 @@ def write(record: Path, files: Sequence[File], others: Iterable[File] = ()) -> s
     Returns which had to be written. Of one that has a mark, the new one is kept beside it before it
     is written: whenever this ends, it is not called changed for that.
     """
-    with _held(record.parent):
+    # Nobody else writes a record of this directory until this is done, or has ended.
+    with lock.hold(record.parent, directory=True):
         before = _read(record)
         new = {str(file.path): [_mark(file.mode, file.data())] for file in files}
         both = {
@@ -66,8 +66,15 @@ def changed(record: Path) -> dict[Path, str]:
     """
     Return which generated files somebody else has been at: ``edited`` or ``absent``, by path.
 
-    What this process may not look at is not called changed.
+    What this process may not look at is not called changed. It is looked at without a lock: where
+    something differs, the record is read once more, since whoever has just written a file has kept
+    its new mark before.
     """
+    return _changed(record) and _changed(record)
+
+
+def _changed(record: Path) -> dict[Path, str]:
+    """Return what ``changed`` does, looked at once."""
     found = {}
     for path, marks in _read(record).items():
         with contextlib.suppress(PermissionError):
@@ -126,15 +133,3 @@ def _keep(record: Path, before: Marks, after: Marks) -> Marks:
     if after != before:
         host.write_all([File(record, host.json_text(after), durable=False)])
     return after
-
-
-@contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Let nobody else write a record of this directory until this is done, or has ended."""
-    host.make_directory(directory)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,7 @@ TIMEOUT = 60.0
 
 
 @contextlib.contextmanager
-def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
+def hold(path: Path, timeout: float = TIMEOUT, directory: bool = False) -> Iterator[None]:
     """
     Hold an exclusive lock for the length of a ``with`` block.
 
@@ -29,10 +29,14 @@ def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
     timeout
         Seconds to wait for another holder. Default ``TIMEOUT``.
 
+    directory
+        Whether it is a directory that is locked itself: no file is left in it. Default ``False``.
+
     Raises HostError, with the holder's PID, where the lock is not to be had in time. The
     descriptor closes on exec: a child never keeps the lock for its own life.
     """
-    descriptor = _open(path)
+    make = _open_directory if directory else _open
+    descriptor = make(path)
     try:
 
         def taken() -> bool:
@@ -45,7 +49,7 @@ def hold(path: Path, timeout: float = TIMEOUT) -> Iterator[None]:
                 return True
             # The last holder has removed it: what was waited for is nobody's lock any more.
             os.close(descriptor)
-            descriptor = _open(path)
+            descriptor = make(path)
             return False
 
         if not host.wait_for(taken, timeout):
@@ -65,10 +69,19 @@ def _open(path: Path) -> int:
         raise HostError(f"{path}: {err.strerror}") from err
 
 
-def _is_there(path: Path, descriptor: int) -> bool:
-    """Return whether an open file still has its name."""
+def _open_directory(path: Path) -> int:
+    """Open a directory that is a lock, made where it is missing."""
+    host.make_directory(path)
     try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as err:
+        raise HostError(f"{path}: {err.strerror}") from err
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Return whether what is open still has its name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
         return False
 

@@ -52,13 +52,19 @@ def _machines(site: Site) -> dict[str, Vm]:
     return {name: vm for name, vm in found.items() if vm is not None}
 
 
-def taken(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[str]:
+def taken(
+    site: Site, name: str, vm: Vm, running: Vm | None = None, anew: bool = False
+) -> Iterator[str]:
     """
     Yield in words each port of the host that a machine is to have and could not have.
 
     running
         What it runs as: the ports of that are its own, wherever in it they lead. Default: it does
         not run.
+
+    anew
+        Whether it is powered off and started anew: what it listens on from its start only counts as
+        well. Default ``False``.
     """
     nics = running.nics if running else ()
     own = {_place(forward) for nic in nics for forward in nic.forwards or ()}
@@ -68,7 +74,7 @@ def taken(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[
         for place, forward in enumerate(nic.forwards or ())
         if _place(forward) not in own
     ]
-    if vm.vnc_port and running is None:
+    if vm.vnc_port and (running is None or (anew and vm.vnc_port != running.vnc_port)):
         wanted.append(("vnc_port", Forward(vm.vnc_port)))
     for key, forward in wanted:
         problem = _problem(site, f"lab:vms:{name}:{key}", forward, name if running else "")
@@ -76,9 +82,9 @@ def taken(site: Site, name: str, vm: Vm, running: Vm | None = None) -> Iterator[
             yield problem
 
 
-def check(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None:
+def check(site: Site, name: str, vm: Vm, running: Vm | None = None, anew: bool = False) -> None:
     """Raise HostError for the first of ``taken``."""
-    for problem in taken(site, name, vm, running):
+    for problem in taken(site, name, vm, running, anew):
         raise HostError(problem)
 
 

@@ -34,6 +34,7 @@ from _qemulab_plan_status import Status
 from _qemulab_run_site import Site
 from _qemulab_run_underway import Pressed
 from _qemulab_vm_qmp import QmpError
+from _qemulab_vm_status import UNIT
 from _qemulab_vm_status import ask
 from _qemulab_vm_status import find_status
 from _qemulab_vm_status import proven
@@ -53,28 +54,40 @@ PRESS_INTERVAL = 5
 """Seconds between two presses of a power button that nobody has heard."""
 
 
-def check_host(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None:
+def check_host(
+    site: Site, name: str, vm: Vm, running: Vm | None = None, anew: bool = False
+) -> None:
     """
     Raise HostError where the host stands in the way of what is declared of a machine.
 
     running
         What it runs as. Default: it does not run.
+
+    anew
+        Whether it is powered off then and started anew. Default ``False``.
     """
-    if running is None:
+    if running is None or anew:
         places.check(site, [name])
+    if running is None:
         left.need_reach(site, name)
     hardware.find_known(site, name)
-    vm_ports.check(site, name, vm, running)
+    vm_ports.check(site, name, vm, running, anew)
     media.check(site, name, vm, running)
     site.accel(vm.accel)
 
 
-def check_start(site: Site, name: str, vm: Vm) -> None:
-    """Raise HostError where a start would fail, before anything is made for it."""
+def check_start(site: Site, name: str, vm: Vm, running: Vm | None = None) -> None:
+    """
+    Raise HostError where a start would fail, before anything is made for it.
+
+    running
+        What it runs as, where it is about to be powered off for that: it would stay off then.
+        Default: it does not run.
+    """
     long = site.layout.socket_too_long(name)
     if long is not None:
         raise HostError(f"the path of the socket {long} is longer than the kernel allows")
-    check_host(site, name, vm)
+    check_host(site, name, vm, running, anew=running is not None)
     launch.surroundings(site, name, vm)
     probe.binary("qemu-img")
 
@@ -84,7 +97,13 @@ def unlike_before(site: Site, name: str, vm: Vm) -> list[str]:
     gone = [disk.name for disk in vm.disks if not site.layout.disk(name, disk.name).exists()]
     found = [f"the disk {each} is made anew: it had no file" for each in gone]
     problem = disks.variables_problem(site, name, vm)
-    return [*found, problem] if problem else found
+    if problem:
+        found.append(problem)
+    how = {written.EDITED: "was edited by somebody", written.ABSENT: "is gone"}
+    edited = written.names(site.layout.vm_written(name), UNIT)
+    return found + [
+        f"files: {file} {how[what]}, and is written anew" for file, what in edited.items()
+    ]
 
 
 def clear_status(site: Site, name: str) -> Status | None:

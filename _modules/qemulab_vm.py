@@ -287,7 +287,8 @@ def vm_start(name: str, lab: str | None = None) -> dict[str, Any]:
         Name of the lab. Default: the pillar's.
 
     Returns its status, the command that logs in, and as ``warnings`` what is not as it was: disks
-    that were made anew, empty or from their backing images, and UEFI variables of another firmware.
+    that were made anew, empty or from their backing images, UEFI variables of another firmware, and
+    generated files that somebody had edited.
 
     CLI Example:
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _qemulab_apply_lab as apply_lab
 import _qemulab_apply_power as apply_power
 import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
@@ -44,6 +45,8 @@ def done(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(site, "lock", lock)
     monkeypatch.setattr(apply_power.vm_status, "find_status", lambda *_, **__: (Status.STOPPED, 0))
     monkeypatch.setattr(apply_power.vm_status, "find_lost", lambda *_: ())
+    monkeypatch.setattr(apply_power.vm_status, "runs", lambda *_: True)
+    monkeypatch.setattr(apply_power.power, "check_start", lambda *_: None)
     monkeypatch.setattr(apply_power.power, "stop", stop)
     monkeypatch.setattr(apply_power.power, "start", lambda *_: found.append("start"))
     monkeypatch.setattr(apply_power.power, "reset", lambda *_: found.append("reset"))
@@ -64,6 +67,28 @@ def test_a_stop_without_a_grace_has_the_machines_own(
     """None at all is one, too."""
     assert apply_power.stop(site, "a", grace) == ("acpi", [])
     assert done == ["locked", ("stop", given), "free"]
+
+
+def test_a_machine_that_would_not_come_back_is_not_powered_off(
+    site: Site, done: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a restart of its own nor by the lab's, nor where its guest is dead."""
+
+    def refuses(_site: Site, name: str, vm: Any, running: Any) -> None:
+        assert (name, vm, running) == ("a", VM, VM)
+        raise HostError("port 2222 is taken")
+
+    monkeypatch.setattr(apply_power.power, "check_start", refuses)
+    dead = Status.INTERNAL_ERROR
+    monkeypatch.setattr(apply_power.vm_status, "find_status", lambda *_, **__: (dead, 5))
+    for each in (
+        lambda: apply_power.restart(site, "a"),
+        lambda: apply_power.start(site, "a"),
+        lambda: apply_lab.restart(site),
+    ):
+        with pytest.raises(HostError, match="port 2222 is taken"):
+            each()
+    assert not [what for what in done if what not in ("locked", "free")]
 
 
 def test_a_reset_holds_the_lock_as_well(site: Site, done: list[Any]) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 
 import _qemulab_apply_vm as apply_vm
+import _qemulab_host_generated as written
 import _qemulab_host_seam as host
 import _qemulab_pillar_spec as spec
+import _qemulab_vm_ports as vm_ports
+import _qemulab_vm_power as power
 import pytest
+from _qemulab_host_seam import File
+from _qemulab_host_seam import HostError
+from _qemulab_pillar_keys import Vm
+from _qemulab_plan_changes import RESTART
+from _qemulab_plan_changes import Plan
+from _qemulab_plan_changes import fact
 from _qemulab_plan_status import Status
+from _qemulab_plan_vm import VmFacts
 from _qemulab_run_site import Site
 from _qemulab_vm_status import Answer
 
@@ -52,3 +63,42 @@ def test_whether_a_machine_is_off_is_asked_anew(
     monkeypatch.setattr(apply_vm.vm_status, "ask", lambda *_: Answer(Status.RUNNING, 5))
     monkeypatch.setattr(apply_vm.vm_status, "find_lost", lambda *_: ())
     assert list(apply_vm.ensure_off(site, "a", test=True)["changes"]) == ["running"]
+
+
+def test_a_machine_that_would_not_come_back_is_not_powered_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a change that restarts it: what its start would refuse is refused before its end."""
+
+    def refuses(_site: Site, name: str, vm: Vm, running: Vm) -> None:
+        assert (name, vm, running) == ("a", OTHER, VM)
+        raise HostError("no UEFI firmware")
+
+    monkeypatch.setattr(apply_vm.power, "check_start", refuses)
+    monkeypatch.setattr(apply_vm.power, "stop", lambda *_: pytest.fail("it was powered off"))
+    plan = Plan((fact("memory", 1, 2, RESTART),))
+    with pytest.raises(HostError, match="no UEFI firmware"):
+        apply_vm.carry_out(site, "a", OTHER, plan, VmFacts(defined=VM, started=VM))
+
+
+def test_the_port_of_a_screen_counts_where_the_machine_is_started_anew(tmp_path: Path) -> None:
+    """It is listened on from the start on, and what runs has another."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        wanted = dataclasses.replace(VM, display="vnc", vnc_port=other.getsockname()[1])
+        site = Site("lab", str(tmp_path))
+        assert list(vm_ports.taken(site, "a", wanted, VM)) == []
+        assert list(vm_ports.taken(site, "a", wanted, wanted, anew=True)) == []
+        (said,) = vm_ports.taken(site, "a", wanted, VM, anew=True)
+        assert said.startswith("lab:vms:a:vnc_port: port ")
+
+
+def test_a_start_tells_of_files_that_it_writes_anew(site: Site) -> None:
+    """Somebody's edit would go unseen; a state shows it as a change."""
+    vm = dataclasses.replace(VM, firmware="bios", disks=())
+    launch = site.layout.launch("a")
+    written.write(site.layout.vm_written("a"), [File(launch, "text")])
+    assert power.unlike_before(site, "a", vm) == []
+    launch.write_text("mine")
+    assert power.unlike_before(site, "a", vm) == [
+        "files: launch was edited by somebody, and is written anew"
+    ]

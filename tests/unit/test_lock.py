@@ -76,6 +76,17 @@ def test_a_child_never_keeps_its_parents_lock(tmp_path: Path) -> None:
             pass
 
 
+def test_a_directory_is_locked_itself(tmp_path: Path) -> None:
+    """Also where a link leads to it, as to another file system; nothing is left in it."""
+    (tmp_path / "link").symlink_to(tmp_path / "place")
+    place = tmp_path / "place"
+    with lock.hold(place, directory=True), pytest.raises(HostError, match="is held by process"):
+        with lock.hold(tmp_path / "link", timeout=0.1, directory=True):
+            pass
+    with lock.hold(tmp_path / "link", timeout=0, directory=True):
+        assert list(place.iterdir()) == []
+
+
 def test_an_error_lets_the_lock_go(tmp_path: Path) -> None:
     """Whatever it is."""
     with pytest.raises(KeyError), lock.hold(tmp_path / "lock"):

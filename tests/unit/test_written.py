@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import _qemulab_host_generated as written
+import _qemulab_host_lock as lock
 import _qemulab_host_seam as host
 import pytest
 from _qemulab_host_paths import WRITTEN
 from _qemulab_host_seam import File
+from _qemulab_host_seam import HostError
+from commands import running
 
 
 class Killed(BaseException):
@@ -105,6 +108,38 @@ def test_a_write_that_is_killed_leaves_no_file_called_changed(
         (tmp_path / "script").write_text("mine", encoding="utf-8")
         expected = {tmp_path / "script": "edited"} if marked or count == 3 else {}
         assert written.changed(record) == expected, count
+
+
+def test_what_an_apply_writes_beside_a_look_is_not_called_changed(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is read, then the apply writes both, then the files are looked at."""
+    real, wrote = host.read_json, []
+
+    def read(path: Path) -> Any:
+        found = real(path)
+        if not wrote:
+            wrote.append(path)
+            written.write(record, files(tmp_path, "another\n"))
+        return found
+
+    monkeypatch.setattr(host, "read_json", read)
+    assert written.changed(record) == {}
+    assert wrote == [record]
+
+
+def test_who_writes_there_is_waited_for_and_named(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever; and no file of a lock is left behind."""
+    real = lock.hold
+    monkeypatch.setattr(lock, "hold", lambda path, **given: real(path, 0.1, **given))
+    script = 'exec 9<"$0"; flock 9; echo; exec sleep 60'
+    with running(["sh", "-c", script, str(tmp_path)]):
+        with pytest.raises(HostError, match=r"is held by .* for over 0.1 s"):
+            written.write(record, files(tmp_path, "another\n"))
+    written.write(record, files(tmp_path, "another\n"))
+    assert {each.name for each in tmp_path.iterdir()} == {"conf", "script", record.name}
 
 
 def test_a_damaged_record_keeps_nothing_until_files_are_written(
