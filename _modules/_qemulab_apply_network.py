@@ -142,16 +142,10 @@ def ensure(
             aside.submit(disks.make_templates, site, row.vms)
             carry_out(site, name, declared, plan, facts, row)
 
-    @contextlib.contextmanager
-    def lock() -> Iterator[None]:
-        with site.lock("network", name):
-            wait_for_link(site, name, declared)
-            yield
-
     site.run.early.clear()
     try:
         shown = naming(declared, declaration)
-        found = converge(site, lock, look, act, test, shown)
+        found = converge(site, lambda: locked(site, name, declared), look, act, test, shown)
         # When the network's lock is free: a machine's start tells the network's server of it.
         together.restart_behind(site, restarts)
     except Exception:
@@ -160,6 +154,14 @@ def ensure(
     if found["changes"] and not test:
         found["notes"] += says_around(site, name, declared)
     return found
+
+
+@contextlib.contextmanager
+def locked(site: Site, name: str, declared: Network) -> Iterator[None]:
+    """Hold a network's lock, and have the link there that its hub makes at this moment."""
+    with site.lock("network", name):
+        wait_for_link(site, name, declared)
+        yield
 
 
 def wait_for_link(site: Site, name: str, declared: Network) -> None:
