@@ -72,7 +72,7 @@ def check_host(
         left.need_reach(site, name)
     hardware.find_known(site, name)
     vm_ports.check(site, name, vm, running, anew)
-    media.check(site, name, vm, running)
+    media.check(site, name, vm, None if anew else running)  # what is open now would not be then
     site.accel(vm.accel)
 
 

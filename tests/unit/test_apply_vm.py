@@ -102,3 +102,15 @@ def test_a_start_tells_of_files_that_it_writes_anew(site: Site) -> None:
     assert power.unlike_before(site, "a", vm) == [
         "files: launch was edited by somebody, and is written anew"
     ]
+
+
+def test_a_disc_that_is_gone_counts_where_the_machine_is_started_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs has it open, and goes on with it; its next start would not find it."""
+    monkeypatch.setattr(power.places, "check", lambda *_: None)
+    vm = dataclasses.replace(VM, accel="tcg", disks=(), cdrom=str(site.layout.root / "gone.iso"))
+    monkeypatch.setattr(site, "accel", lambda _wanted: "tcg")
+    power.check_host(site, "a", vm, vm)
+    with pytest.raises(HostError, match="lab:vms:a:cdrom: .*gone.iso"):
+        power.check_host(site, "a", vm, vm, anew=True)

@@ -90,6 +90,25 @@ def test_a_disk_that_is_gone_under_a_running_machine_is_told_and_never_given_up(
 
 
 @ON_SUPERVISORD
+def test_a_machine_that_would_not_come_back_is_not_powered_off(lab: Lab) -> None:
+    """It has its disc open; its next start would not find it. And a start tells of edited files."""
+    disc, launch = "/srv/gone.iso", f"{VMS}/a/launch"
+    lab.host.run(["truncate", "-s", "64K", disc])
+    lab.apply(declared=one(cdrom=disc))
+    pid = lab.pids()["a"]
+    lab.host.run(["rm", disc])
+    for words in (("vm_restart", "a"), ("lab_restart",)):
+        with pytest.raises(harness.HostFailure, match=f"lab:vms:a:cdrom: {disc}"):
+            lab.call(*words)
+    assert lab.pids()["a"] == pid
+    lab.host.run(["truncate", "-s", "64K", disc])
+    lab.host.run(["sed", "-i", "$ a # mine", launch])
+    (told,) = lab.call("vm_restart", "a")["warnings"]
+    assert told == "files: launch was edited by somebody, and is written anew"
+    assert lab.changes(lab.apply(declared=one(cdrom=disc))) == {}
+
+
+@ON_SUPERVISORD
 def test_a_start_onto_a_disk_that_is_made_anew_says_so(lab: Lab) -> None:
     """The dry run of an apply has it among the changes, and ``vm_start`` tells."""
     lab.apply(declared=one())
