@@ -15,6 +15,7 @@ import writer
 from faultlab import ON_SUPERVISORD
 from faultlab import qemus
 from labs import Lab
+from labs import blank_disc
 from labs import tiny
 from writer import Console
 
@@ -92,20 +93,19 @@ def test_a_disk_that_is_gone_under_a_running_machine_is_told_and_never_given_up(
 @ON_SUPERVISORD
 def test_a_machine_that_would_not_come_back_is_not_powered_off(lab: Lab) -> None:
     """It has its disc open; its next start would not find it. And a start tells of edited files."""
-    disc, launch = "/srv/gone.iso", f"{VMS}/a/launch"
-    lab.host.run(["truncate", "-s", "64K", disc])
-    lab.apply(declared=one(cdrom=disc))
+    disc = blank_disc(lab.host.shared / "disc.iso")
+    lab.apply(declared=one(cdrom=str(disc)))
     pid = lab.pids()["a"]
-    lab.host.run(["rm", disc])
+    disc.unlink()
     for words in (("vm_restart", "a"), ("lab_restart",)):
         with pytest.raises(harness.HostFailure, match=f"lab:vms:a:cdrom: {disc}"):
             lab.call(*words)
     assert lab.pids()["a"] == pid
-    lab.host.run(["truncate", "-s", "64K", disc])
-    lab.host.run(["sed", "-i", "$ a # mine", launch])
+    blank_disc(disc)
+    lab.host.run(["sed", "-i", "$ a # mine", f"{VMS}/a/launch"])
     (told,) = lab.call("vm_restart", "a")["warnings"]
     assert told == "files: launch was edited by somebody, and is written anew"
-    assert lab.changes(lab.apply(declared=one(cdrom=disc))) == {}
+    assert lab.changes(lab.apply(declared=one(cdrom=str(disc)))) == {}
 
 
 @ON_SUPERVISORD
