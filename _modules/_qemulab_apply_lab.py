@@ -226,7 +226,8 @@ def is_down(site: Site, name: str) -> bool:
     defined = site.store.network(name)
     if defined is None:
         return False
-    return bool(plan_network(networks.find_facts(site, name), defined).changes)
+    facts = networks.find_facts(site, name)._replace(waiting=())
+    return bool(plan_network(facts, defined).changes)
 
 
 def network_as_applied(site: Site, name: str) -> Any:

@@ -5,6 +5,7 @@ Networks: how each is made as declared, and taken away; and the reservations on 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import _qemulab_apply_together as together
 import _qemulab_host_owned as own
 import _qemulab_host_probe as probe
+import _qemulab_host_process as process
 import _qemulab_host_seam as host
 import _qemulab_lan_dhcp as lan
 import _qemulab_lan_link as link
@@ -27,13 +29,13 @@ import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_converge import outcome
-from _qemulab_apply_together import Restart
 from _qemulab_apply_together import Row
 from _qemulab_host_seam import HostError
 from _qemulab_lan_dnsmasq_files import Files
 from _qemulab_pillar_keys import LINK
 from _qemulab_pillar_keys import Network
 from _qemulab_pillar_keys import Reservation
+from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
 from _qemulab_plan_network import NetworkFacts
@@ -62,6 +64,7 @@ def find_facts(site: Site, name: str, declared: Network | None = None) -> Networ
     if network is None:
         return NetworkFacts()
     alive = {kind: site.status(kind, name).alive for kind in networks.PROCESSES}
+    machines = machines_on(site, name)
     # Looked for through all processes of the host, so only where it is needed.
     some_dead = defined and not all(alive.values())
     return NetworkFacts(
@@ -70,7 +73,8 @@ def find_facts(site: Site, name: str, declared: Network | None = None) -> Networ
         route=link.has_group_route(network, site.routes()),
         hub=alive["hub"],
         dnsmasq=alive["dnsmasq"],
-        machines=machines_on(site, name),
+        machines=machines,
+        waiting=find_waiting(site, name, machines),
         reservations=dict(defined.reservations) if defined else {},
         orphans=tuple(networks.orphans(site, name, network)) if some_dead else (),
         units=all(site.supervisor.has(kind, name) for kind in networks.PROCESSES),
@@ -90,6 +94,21 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def find_waiting(site: Site, name: str, machines: Collection[str]) -> tuple[str, ...]:
+    """Return the machines that have yet to reopen a network, but those that this run restarts."""
+    stored = site.store.network_waiting(name)
+    return tuple(
+        vm
+        for vm in machines
+        if vm in stored and vm not in site.run.reopening and stored[vm] == process_of(site, vm)
+    )
+
+
+def process_of(site: Site, vm: str) -> str:
+    """Return what no other process than a running machine's has."""
+    return process.identity(vm_status.find_status(site, vm)[1])
+
+
 # As declared
 
 
@@ -100,6 +119,7 @@ def ensure(
     test: bool = False,
     reservations: Mapping[str, Any] | None = None,
     vms: Mapping[str, Any] | None = None,
+    last: bool = True,
 ) -> Outcome:
     """
     Make a network as declared, and restart the machines on it where its change needs that.
@@ -111,13 +131,16 @@ def ensure(
         Only say what would be done. Default ``False``.
 
     reservations, vms
-        What may be started with it where it does not run, by name. Default: nothing.
+        What may be started with it where it does not run, by name; ``None`` for a reservation that
+        goes. Default: nothing.
+
+    last
+        Whether machines are restarted now, for this network and those before it. Default ``True``;
+        ``False``: another network's state follows, and does that.
 
     Returns what ``outcome`` does. Raises HostError where the host refuses.
     """
     declared = spec.network_from(name, declaration, site.lab)
-
-    restarts: dict[str, Restart | None] = {}
 
     def look() -> tuple[Plan, NetworkFacts]:
         facts = find_facts(site, name, declared)
@@ -125,18 +148,16 @@ def ensure(
         now = network_after(facts.defined, declared, plan).address
         site.run.moves[name] = Move(now, declared.address)
         # Before anything is changed, or those behind it would be left on the old network.
-        for machine in plan.machines if plan.has(RESTART) else ():
+        for machine in reopening(plan):
             held.need_none(machine, vm_status.find_lost(site, machine))
         if test and plan.changes:
             networks.check_start(site, name, declared, facts)
-            if plan.has(RESTART):
-                site.run.restarted.update(set(vms or {}) & set(plan.machines))
+            site.run.reopening.update(reopening(plan))
         return plan, facts
 
     def act(plan: Plan, facts: NetworkFacts) -> None:
         row = together.read_row(site, name, declared, reservations or {}, vms or {})
-        for machine in plan.machines if plan.has(RESTART) else ():
-            restarts[machine] = together.find_restart(site, machine, row.vms.get(machine))
+        site.run.reopening.update(reopening(plan))
         with ThreadPoolExecutor(1) as aside:
             # While the network's files are written; one that fails is told where it is needed.
             aside.submit(disks.make_templates, site, row.vms)
@@ -146,14 +167,23 @@ def ensure(
     try:
         shown = naming(declared, declaration)
         found = converge(site, lambda: locked(site, name, declared), look, act, test, shown)
-        # When the network's lock is free: a machine's start tells the network's server of it.
-        together.restart_behind(site, restarts)
+        if last:
+            # The network's lock is free by now: a machine's start tells its server of it.
+            together.restart_behind(site, vms or {}, test)
     except Exception:
+        # Who has yet to reopen it is stored; what its address is shows there as well.
+        site.run.reopening.clear()
+        site.run.moves.pop(name, None)
         together.stop_early(site)
         raise
     if found["changes"] and not test:
         found["notes"] += says_around(site, name, declared)
     return found
+
+
+def reopening(plan: Plan) -> tuple[str, ...]:
+    """Return the machines that have to be restarted when the plan of a network is carried out."""
+    return plan.machines if plan.has(RESTART) else ()
 
 
 @contextlib.contextmanager
@@ -216,8 +246,9 @@ def carry_out(
         networks.end_orphans(site, name, facts.defined)
     if facts.defined is not None and plan.takes(LINK):
         networks.take_down(site, name, facts.defined)
-    vms = {**row.vms, **lan.machines(site), **row.vms}
-    changed = networks.write_files(site, name, network, vms)
+    waiting = {vm: process_of(site, vm) for vm in reopening(plan) or facts.waiting}
+    vms = about_to_start_first(row.vms, lan.machines(site))
+    changed = networks.write_files(site, name, network, vms, waiting)
     files = Files(site.layout.network(name))
     moved = facts.defined is not None and plan.touches("address")
     anew = networks.outdated(facts)
@@ -234,6 +265,14 @@ def carry_out(
         site.run.early[together.reservation_key(name, host_name)] = Early(made)
     if "dnsmasq" not in anew and changed & {files.reservations, files.hosts}:
         lan.reread_names(site, name)
+
+
+def about_to_start_first(starting: Mapping[str, Vm], known: Mapping[str, Vm]) -> dict[str, Vm]:
+    """
+    Return the lab's machines in the order in which an address is theirs: those that are about to be
+    started, as declared, and behind them the others, as ``known``.
+    """
+    return {**starting, **{name: vm for name, vm in known.items() if name not in starting}}
 
 
 # Away
@@ -298,7 +337,7 @@ def ensure_reservation(
     Returns what ``outcome`` does. Raises HostError where the network is not there or the host
     refuses.
     """
-    if declared is not None and not test:
+    if not test:
         early = site.run.early.pop(together.reservation_key(network, name), None)
         if early is not None:  # made with its network
             return outcome(site, early.plan)
@@ -306,6 +345,8 @@ def ensure_reservation(
     def look() -> tuple[Plan, Network | None]:
         late = declared is not None and addresses.has_to_wait(site, network, name, declared.address)
         stale = [] if late else lan.contradicted(site, network, name, declared)
+        kept = addresses.leases(site, network)
+        stale = [lease for lease in stale if lease in kept]
         old = site.store.reservations(network).get(name)
         plan = plan_reservation(old, declared, bool(stale), late)
         return plan, site.store.network(network)

@@ -10,7 +10,10 @@ import _qemulab_vm_power as power
 import _qemulab_vm_status as vm_status
 from _qemulab_host_seam import HostError
 from _qemulab_pillar_keys import Vm
+from _qemulab_plan_changes import Plan
 from _qemulab_plan_status import Status
+from _qemulab_plan_vm import VmFacts
+from _qemulab_plan_vm import plan_vm
 from _qemulab_run_site import Site
 
 
@@ -21,6 +24,15 @@ def need_defined(site: Site, name: str) -> Vm:
         known = ", ".join(site.store.vms()) or "none"
         raise HostError(f"the lab {site.lab} has no machine {name}; it has {known}")
     return found
+
+
+def need_facts(site: Site, name: str) -> VmFacts:
+    """Return what is of a machine. Raises HostError where it cannot be dealt with as it is."""
+    facts = vm_status.find_facts(site, name)
+    if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
+        vm_status.refuse(site, name, facts.status)
+    held.need_none(name, vm_status.find_lost(site, name) if facts.lost else ())
+    return facts
 
 
 def grace_of(site: Site, name: str) -> int:
@@ -84,11 +96,27 @@ def restart(site: Site, name: str, lose_data: bool = False) -> tuple[str, list[s
     return how, said
 
 
-def restart_as(site: Site, name: str, vm: Vm) -> None:
-    """Power a machine off, and on as something else than it was applied as."""
+def restart_as(site: Site, name: str, declared: Vm | None) -> Plan:
+    """
+    Power a machine off, and on as its own state is about to make it, so that this finds it so. One
+    that is off by now stays off.
+
+    declared
+        ``None``: as it was last applied. So is one whose declaration is refused.
+
+    Returns what was planned of ``declared`` and is done now: its own state reports that.
+    """
     with site.lock("vm", name):
-        power.stop(site, name, vm.stop_grace)
-        power.start(site, name, vm)
+        facts = need_facts(site, name)
+        if facts.started is None:
+            return Plan()
+        plan = plan_vm(facts, declared, "running", restarted=True) if declared else Plan()
+        if declared is None or plan.refused:
+            declared, plan = need_defined(site, name), Plan()
+        power.check_start(site, name, declared, facts.started)
+        power.stop(site, name, 0 if facts.status.is_dead else declared.stop_grace)
+        power.start(site, name, declared)
+    return plan
 
 
 def reset(site: Site, name: str) -> None:

@@ -40,10 +40,10 @@ class Row(NamedTuple):
     """
     What may be started with a network that comes up: reservations and machines, by name.
 
-    Each has a state of its own, which reports it.
+    Each has a state of its own, which reports it. ``None`` is a reservation that goes.
     """
 
-    reservations: Mapping[str, Reservation] = {}
+    reservations: Mapping[str, Reservation | None] = {}
     vms: Mapping[str, Vm] = {}
 
 
@@ -170,14 +170,14 @@ def read_row(
     """Return what may be started with a network; nothing where a declaration of it is faulty."""
     try:
         items = {
-            host_name: spec.reservation_from(host_name, item, name)
+            host_name: None if item is None else spec.reservation_from(host_name, item, name)
             for host_name, item in reservations.items()
         }
         # A machine that has to wait is passed over: its own state waits.
         items = {
             host_name: item
             for host_name, item in items.items()
-            if not addresses.has_to_wait(site, name, host_name, item.address)
+            if item is None or not addresses.has_to_wait(site, name, host_name, item.address)
         }
     except (SpecError, HostError):
         return ALONE
@@ -191,46 +191,41 @@ def reservation_key(network: str, name: str) -> tuple[str, str]:
     return f"reservation {network}", name
 
 
-class Restart(NamedTuple):
-    """As what a network's change restarts a machine, and the plan that its own state reports."""
-
-    vm: Vm
-    plan: Plan
-
-
-def find_restart(site: Site, name: str, declared: Vm | None) -> Restart | None:
+def restart_behind(site: Site, vms: Mapping[str, Any], test: bool = False) -> None:
     """
-    Return as what a network's change restarts a machine: as its own state is about to make it, so
-    that it asks for its new address; ``None`` for what was last applied.
+    Restart the machines that have to reopen the networks of this run that have changed, and keep
+    each one's plan for its own state.
 
-    declared
-        What the network's row has of it; ``None`` where its state does not follow.
+    vms
+        The machines whose states follow, as name and declaration: each is restarted as its state is
+        about to make it, so that it asks for its new address. The others: as last applied.
+
+    test
+        Only keep who would be, for what their states say. Default ``False``.
+
+    Raises HostError when all have been tried, where one of them could not be restarted.
     """
-    if declared is None:
-        return None
-    with contextlib.suppress(HostError):
-        plan = plan_vm(find_facts(site, name), declared, "running", restarted=True)
-        if not plan.refused:
-            return Restart(declared, plan)
-    return None
-
-
-def restart_behind(site: Site, restarts: Mapping[str, Restart | None]) -> None:
-    """
-    Restart the machines on a network that has changed, and keep each one's plan for its own state.
-
-    restarts
-        What ``find_restart`` has returned of each, by name.
-    """
-    for name, each in restarts.items():
-        if each is None:
-            apply_power.restart(site, name)
-        else:
-            apply_power.restart_as(site, name, each.vm)
-    # What is kept is stopped again where the network fails in the end: these have run before.
-    for name, each in restarts.items():
-        if each is not None:
-            site.run.early["vm", name] = Early(each.plan)
+    machines = sorted(site.run.reopening)
+    site.run.reopening.clear()
+    if test:
+        site.run.restarted.update(name for name in machines if name in vms)
+    if test or not machines:
+        return
+    networks = site.store.all_networks()
+    readable = spec.readable_vms(vms, site.lab, networks, vm_ports.ports(site))
+    declared = addresses.all_as_far_as_possible(site, readable)
+    plans, failures = {}, []
+    for name in machines:
+        try:
+            plans[name] = apply_power.restart_as(site, name, declared.get(name))
+        except (HostError, QmpError) as err:
+            failures.append(f"{name} was not restarted: {err}")
+    if failures:
+        raise HostError("\n".join(failures))
+    # Not before: what is kept is stopped again where the network fails, and these have run before.
+    site.run.early.update(
+        {("vm", name): Early(plan) for name, plan in plans.items() if plan.changes}
+    )
 
 
 def find_startable(

@@ -20,7 +20,6 @@ import _qemulab_vm_disks as disks
 import _qemulab_vm_hardware as hardware
 import _qemulab_vm_launch as launch
 import _qemulab_vm_live as live
-import _qemulab_vm_lost_images as held
 import _qemulab_vm_media as media
 import _qemulab_vm_ports as vm_ports
 import _qemulab_vm_power as power
@@ -28,6 +27,7 @@ import _qemulab_vm_status as vm_status
 from _qemulab_apply_converge import Outcome
 from _qemulab_apply_converge import converge
 from _qemulab_apply_power import need_defined
+from _qemulab_apply_power import need_facts
 from _qemulab_pillar_keys import Vm
 from _qemulab_plan_changes import RESTART
 from _qemulab_plan_changes import Plan
@@ -35,7 +35,6 @@ from _qemulab_plan_diff import differences
 from _qemulab_plan_diff import leaves
 from _qemulab_plan_diff import merged
 from _qemulab_plan_shown import naming
-from _qemulab_plan_status import Status
 from _qemulab_plan_vm import VmFacts
 from _qemulab_plan_vm import plan_vm
 from _qemulab_plan_vm import plan_vm_absent
@@ -128,15 +127,6 @@ def ensure(
         store_pending(site, name, possible)
     paths = [str(site.layout.disk(name, disk)) for disk in at_stake]
     return {**found, "ssh": access.ssh_command(site, name, declared), "images": paths}
-
-
-def need_facts(site: Site, name: str) -> VmFacts:
-    """Return what is of a machine. Raises HostError where it cannot be dealt with as it is."""
-    facts = vm_status.find_facts(site, name)
-    if facts.status in (Status.UNKNOWN, Status.UNRESPONSIVE):
-        vm_status.refuse(site, name, facts.status)
-    held.need_none(name, vm_status.find_lost(site, name) if facts.lost else ())
-    return facts
 
 
 def carry_out(site: Site, name: str, declared: Vm, plan: Plan, facts: VmFacts) -> None:

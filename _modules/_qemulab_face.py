@@ -108,6 +108,8 @@ def site(
 ) -> Site:
     """
     Return a lab on this host: one and the same for all functions of a run, and for no other run.
+    Whoever runs a dry run and a real one with the same context has two: what the dry run has said
+    that it would do is not done.
 
     opts, pillar, context
         Salt's dunders.
@@ -125,9 +127,10 @@ def site(
     # With multiprocessing: False, Salt's context is the minion's, and each job a thread: what is
     # kept there is the thread's own, and goes with it.
     sites = context.setdefault("qemulab", threading.local()).__dict__
-    if (root, name) not in sites:
-        sites[root, name] = Site(name, root, timeout)
-    found: Site = sites[root, name]
+    key = root, name, bool(opts.get("test"))
+    if key not in sites:
+        sites[key] = Site(name, root, timeout)
+    found: Site = sites[key]
     return found
 
 

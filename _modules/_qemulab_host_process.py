@@ -34,6 +34,15 @@ def _stat(pid: int) -> list[str]:
     return line.rpartition(")")[2].split()
 
 
+def identity(pid: int) -> str:
+    """
+    Return what no other process has, although PIDs are used again: its PID, and when it began, in
+    ticks since the host's boot. Empty for one that is not there. Source: proc(5), stat
+    """
+    fields = _stat(pid)
+    return f"{pid} {fields[19]}" if fields else ""
+
+
 def cpu_ticks(pid: int) -> int:
     """
     Return how much CPU time a process has had, its children's with it, in ticks of the clock; 0

@@ -121,12 +121,18 @@ def check_start(site: Site, name: str, declared: Network, before: NetworkFacts) 
             raise HostError(problem, hint=do)
 
 
-def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) -> set[Path]:
+def write_files(
+    site: Site, name: str, network: Network, vms: Mapping[str, Vm], waiting: Mapping[str, str]
+) -> set[Path]:
     """
     Write what was applied of a network and all that its processes read.
 
     vms
         The lab's machines, those that are about to be started first.
+
+    waiting
+        Who has yet to reopen it, as ``network_waiting`` of the store: known from here on, whatever
+        becomes of this apply.
 
     Returns which had to be written.
     """
@@ -146,7 +152,7 @@ def write_files(site: Site, name: str, network: Network, vms: Mapping[str, Vm]) 
         *(File(files.directory / file, text, 0o755) for file, text in scripts.items()),
         *lan.all_files(site, name, network, vms),
     ]
-    stored = site.store.network_as_file(name, network)
+    stored = site.store.network_as_file(name, network, waiting)
     return written.write(site.layout.network_written(name), generated, [stored])
 
 

@@ -47,6 +47,10 @@ class NetworkFacts(NamedTuple):
     machines
         Running machines that sit on it.
 
+    waiting
+        Those of them that have yet to be restarted for an earlier change: they still have the
+        network open as it was.
+
     reservations
         What is reserved on it.
 
@@ -66,6 +70,7 @@ class NetworkFacts(NamedTuple):
     hub: bool = False
     dnsmasq: bool = False
     machines: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
     reservations: Mapping[str, Reservation] = MappingProxyType({})
     orphans: tuple[str, ...] = ()
     units: bool = True
@@ -83,6 +88,11 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     if not facts.machines:
         found = [at_rest(change) for change in found]
     restarts = [change for change in found if change.effect == RESTART]
+    concerned = facts.machines if restarts else facts.waiting
+    restarts += [
+        Change(("machines", name), "on the network as it was", "restarted", RESTART)
+        for name in facts.waiting
+    ]
     others = [change for change in found if change.effect != RESTART]
     pending: list[Change] = []
     if restarts and declared.on_change != "restart":
@@ -99,8 +109,7 @@ def plan_network(facts: NetworkFacts, declared: Network) -> Plan:
     if facts.hub and facts.dnsmasq and not facts.units:
         others.append(fact("units", "absent", "present", effect))
     others += file_changes(facts.files)
-    machines = facts.machines if restarts or pending else ()
-    return Plan(tuple(others + restarts), tuple(pending), machines=machines)
+    return Plan(tuple(others + restarts), tuple(pending), machines=concerned)
 
 
 def network_after(old: Network | None, declared: Network, plan: Plan) -> Network:

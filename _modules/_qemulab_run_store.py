@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
@@ -27,9 +28,13 @@ from _qemulab_pillar_schema import plain
 T = TypeVar("T")
 
 
-def _network(stored: dict[str, Any]) -> Network:
-    """Read a network's file; one that does not say which interface it has is no network's."""
-    return spec.stored(Network, stored | {"interface": stored["interface"]})
+def _network(stored: dict[str, Any]) -> tuple[Network, dict[str, str]]:
+    """
+    Read a network's file: as applied, and who has yet to reopen it. One that does not say which
+    interface it has is no network's.
+    """
+    network = spec.stored(Network, stored | {"interface": stored["interface"]})
+    return network, dict(stored.get("waiting", {}))
 
 
 def _machine(stored: dict[str, Any]) -> tuple[Vm, Vm | None, tuple[Vm, ...]]:
@@ -77,17 +82,35 @@ class Store:
 
     def network(self, name: str) -> Network | None:
         """Return a network as applied, with its reservations; ``None`` where there is none."""
-        path = self._layout.network_file(name)
-        return self._stored(path, _network)
+        return (self._stored(self._layout.network_file(name), _network) or (None, {}))[0]
+
+    def network_waiting(self, name: str) -> dict[str, str]:
+        """
+        Return the machines that ran when a network was changed so that each has to be restarted:
+        by name, each with its process of then (``_qemulab_host_process.identity``). One that has
+        another by now has opened the network as it is.
+        """
+        return (self._stored(self._layout.network_file(name), _network) or (None, {}))[1]
 
     def all_networks(self) -> dict[str, Network]:
         """Return every network as applied."""
         found = {name: self.network(name) for name in self.networks()}
         return {name: network for name, network in found.items() if network is not None}
 
-    def network_as_file(self, name: str, network: Network) -> File:
-        """Return what keeps a network as applied."""
-        return File(self._layout.network_file(name), host.json_text(plain(network)))
+    def network_as_file(
+        self, name: str, network: Network, waiting: Mapping[str, str] | None = None
+    ) -> File:
+        """
+        Return what keeps a network as applied.
+
+        waiting
+            What ``network_waiting`` is to return. Default: what it returns now.
+        """
+        value: dict[str, Any] = plain(network)
+        still = self.network_waiting(name) if waiting is None else dict(waiting)
+        if still:
+            value["waiting"] = still
+        return File(self._layout.network_file(name), host.json_text(value))
 
     def reservations(self, name: str) -> dict[str, Reservation]:
         """Return what is reserved on a network."""

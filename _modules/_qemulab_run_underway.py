@@ -45,7 +45,10 @@ class Move(NamedTuple):
 
 @dataclass
 class Underway:
-    """It lives as long as its ``Site``, which is one run's: see ``site`` in ``_qemulab_face``."""
+    """
+    It lives as long as its ``Site``, which is one run's: see ``site`` in ``_qemulab_face``. What a
+    dry run has said is nothing to a real one: that has a ``Site`` of its own.
+    """
 
     early: dict[tuple[str, str], Early] = field(default_factory=dict)
     """What was started or made with something else, until its own state asks: by kind and name."""
@@ -57,5 +60,7 @@ class Underway:
     """Networks whose states have been: their addresses. By name."""
     restarted: set[str] = field(default_factory=set)
     """Machines that a network's change restarts, as declared: nothing of theirs waits. By name."""
+    reopening: set[str] = field(default_factory=set)
+    """Machines that networks' changes restart, until the last of those networks has changed."""
     leaving: set[str] = field(default_factory=set)
     """Machines that a dry run has said it would stop: what they hold is free by then."""

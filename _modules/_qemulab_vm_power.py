@@ -289,6 +289,7 @@ def stop(site: Site, name: str, grace: int | None) -> str:
     ours.
     """
     ahead = site.run.pressed.pop(name, None)
+    site.run.early.pop(("vm", name), None)  # its own state has to look again
     status, pid = find_status(site, name)
     if ahead is not None and pid not in (0, ahead.pid):
         ahead = None  # somebody has started it again

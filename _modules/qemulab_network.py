@@ -107,6 +107,7 @@ def network_ensure(
     test: bool = False,
     reservations: Mapping[str, Any] | None = None,
     vms: Mapping[str, Any] | None = None,
+    last: bool = True,
 ) -> dict[str, Any]:
     """
     Make a network as declared, or take it away.
@@ -129,8 +130,13 @@ def network_ensure(
 
     reservations, vms
         Reservations and machines that may be started with the network where it does not run, as
-        name and declaration; each is then reported, and waited for, by a call of its own. Default:
-        none.
+        name and declaration (``None``: a reservation that goes); each is then reported, and waited
+        for, by a call of its own. Default: none.
+
+    last
+        Whether machines that this network's change needs restarted, or the change of one before it
+        in the same run, are restarted now. Default ``True``; ``False`` where a call for another
+        network follows, which does that.
 
     Returns ``changes``, ``pending`` and ``refused`` by key, each with old, new and effect;
     ``notes``; and ``machines`` that have to be restarted for it.
@@ -149,7 +155,7 @@ def network_ensure(
         if isinstance(declaration, Mapping) and "reservations" in declaration:
             problem = "each is a state of its own, qemulab.reservation_present"
             raise SpecError([Fault(f"lab:networks:{name}:reservations", problem)])
-        return networks.ensure(site, name, declaration, test, reservations, vms)
+        return networks.ensure(site, name, declaration, test, reservations, vms, last)
 
 
 def reservation_list(

@@ -66,6 +66,12 @@ def following(dunders: Mapping[str, Any], functions: Container[str]) -> list[Fol
     low, lowstate, running = (
         dunders.get(f"__{key}__", {}) for key in ("low", "lowstate", "running")
     )
+    if dunders["__opts__"].get("test"):
+        # What would be changed has no result yet, and to Salt that is as good as done.
+        running = {
+            tag: {**each, "result": each.get("result", True) is not False}
+            for tag, each in running.items()
+        }
     return [
         Following(chunk["fun"], chunk["name"], declaration(chunk), requires(chunk, low))
         for chunk in find_row(low, list(lowstate), running, functions)

@@ -15,6 +15,10 @@ __salt__: dict[str, Any]
 __virtualname__ = "qemulab"
 
 
+FOLLOWERS = ("network_present", "reservation_absent", "reservation_present", "vm_running")
+"""What may be in a network's row: what the SLS files have behind it."""
+
+
 def __virtual__() -> str | tuple[bool, str]:
     if "qemulab.network_info" in __salt__:
         return __virtualname__
@@ -49,7 +53,7 @@ def network_present(name: str, lab: str | None = None, **declaration: Any) -> di
                 router: 10.0.3.101
     """
     declared = shape.declaration(declaration)
-    row = rows.following(globals(), {"reservation_present", "vm_running"})
+    row = rows.following(globals(), FOLLOWERS)
     return shape.conclude(
         shape.Run(__salt__, __opts__, f"network:{name}"),
         name,
@@ -64,15 +68,22 @@ def network_present(name: str, lab: str | None = None, **declaration: Any) -> di
 
 def _started_with(network: str, row: list[rows.Following]) -> dict[str, Any]:
     """
-    Return what of a row may be started with a network, by kind: its own reservations, and machines
-    that would not run without it.
+    Return what of a row may be started with a network, by kind: its own reservations (``None`` for
+    one that goes), and machines that would not run without it; and whether no other network is in
+    the row, which would restart machines for this one as well.
     """
     found: dict[str, Any] = {"reservations": {}, "vms": {}}
+    found["last"] = all(state.function != "network_present" for state in row)
     for state in row:
-        if state.function == "reservation_present":
+        if state.function == "network_present":
+            break
+        if state.function.startswith("reservation_"):
             if state.declaration.pop("network", "vmlan") != network:
                 break
-            found["reservations"][state.name] = state.declaration
+            if state.name in found["reservations"]:
+                break
+            goes = state.function == "reservation_absent"
+            found["reservations"][state.name] = None if goes else state.declaration
         elif state.requires_this:
             found["vms"][state.name] = state.declaration
     return found

@@ -19,8 +19,17 @@ MACS = {"master": "00:00:00:11:11:11", "worker1": "00:00:00:22:22:22"}
 NUMBERS = {"master": 101, "worker1": 102, "mirror": 7}
 
 
-def pillar(subnet: str, **network: Any) -> dict[str, Any]:
-    """Return two guests that boot fast: one by a reservation, one by an address of its own."""
+def pillar(subnet: str, more: bool = True, **network: Any) -> dict[str, Any]:
+    """
+    Return two guests that boot fast: one by a reservation, one by an address of its own; and behind
+    their network another one, that nobody is on.
+
+    more
+        Whether a third one has a reservation.
+    """
+    reserved = {"master": {"mac": MACS["master"], "address": f"{subnet}.101"}}
+    if more:
+        reserved["gone"] = {"mac": "00:00:00:33:33:33", "address": f"{subnet}.103"}
     keys = {"memory": 192, "cpus": 1, "firmware": "bios", "disks": []}
     nics = {name: {"network": "vmlan", "mac": mac} for name, mac in MACS.items()}
     nics["worker1"]["address"] = f"{subnet}.102"
@@ -28,10 +37,11 @@ def pillar(subnet: str, **network: Any) -> dict[str, Any]:
         "networks": {
             "vmlan": {
                 "address": f"{subnet}.1/24",
-                "reservations": {"master": {"mac": MACS["master"], "address": f"{subnet}.101"}},
+                "reservations": reserved,
                 "dns": {"names": {"mirror": f"{subnet}.7"}},
                 **network,
-            }
+            },
+            "aside": {"address": "10.0.44.1/24"},
         },
         "vms": {name: {**keys, "nics": [nic, {"network": "user"}]} for name, nic in nics.items()},
     }
@@ -109,14 +119,15 @@ def waits(lab: Lab) -> None:
 
 
 def moves_with_restarts(lab: Lab) -> None:
-    """Hold that one apply moves all where the network may restart its machines."""
+    """Hold that one apply moves all where the network may restart its machines, each once."""
     before = lab.pids()
-    moved = pillar("10.0.9", on_change="restart")
+    moved = pillar("10.0.9", more=False, on_change="restart")
     done = agreed(lab, moved)
     assert pending(done) == {}
     changes = lab.changes(done)
     assert changes["network_present vmlan"]["address"]["effect"] == "restart"
     assert set(changes["reservation_present master"]) == {"address"}
+    assert set(changes["reservation_absent gone"]) == {"address", "mac"}
     assert set(changes["vm_running worker1"]) == {"nics:0:address"}
     all_at(lab, "10.0.9")
     after = lab.pids()
@@ -128,7 +139,7 @@ def moves_with_restarts(lab: Lab) -> None:
 
 def moves_when_machines_are_off(lab: Lab) -> None:
     """Hold that one apply moves all when nobody runs on the network."""
-    back = pillar("10.0.3")
+    back = pillar("10.0.3", more=False)
     done = agreed(lab, back)
     assert set(lab.changes(done)["network_present vmlan"]) == {"on_change"}
     all_at(lab, "10.0.9")

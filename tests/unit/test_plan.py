@@ -403,6 +403,19 @@ def test_an_address_takes_its_range_with_it() -> None:
     assert plan.has(RESTART)
 
 
+def test_a_machine_that_has_yet_to_reopen_its_network_is_restarted_alone() -> None:
+    """Or waits; one that the network as it is would leave behind."""
+    facts = UP._replace(machines=("a", "b"), waiting=("b",))
+    expected = {"machines:b": ("on the network as it was", "restarted", RESTART)}
+    plan = plan_network(facts, NET)
+    assert (plan.changes, shown(plan.pending), plan.machines) == ((), expected, ("b",))
+    may = replace(NET, on_change="restart")
+    plan = plan_network(facts._replace(defined=may), may)
+    assert (shown(plan.changes), plan.pending, plan.machines) == (expected, (), ("b",))
+    plan = plan_network(facts, replace(may, multicast="230.0.0.9:1234"))
+    assert plan.machines == ("a", "b")
+
+
 def test_reservations_are_no_part_of_a_networks_plan() -> None:
     """They are things of their own."""
     reserved = replace(NET, reservations={"m": Reservation("52:54:00:00:00:01", "10.0.3.5")})

@@ -20,9 +20,19 @@ def rows(repo: Path) -> ModuleType:
     Salt itself is imported with it, here and not above: it brings an importer that pytest cannot
     collect further files with.
     """
+    return loaded(repo, "_qemulab_row")
+
+
+@pytest.fixture(scope="module")
+def state(repo: Path) -> ModuleType:
+    """Load the states of networks in the same way."""
+    return loaded(repo, "qemulab_network")
+
+
+def loaded(repo: Path, name: str) -> ModuleType:
+    """Return a file of the states', with what it imports."""
     folder = repo / "_states"
-    path = folder / "_qemulab_row.py"
-    spec = importlib.util.spec_from_file_location("qemulab_row_under_test", path)
+    spec = importlib.util.spec_from_file_location(f"{name}_under_test", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +60,8 @@ PRESENT = chunk("present", "present", require=[], __sls_included_from__=["lab.ba
 A, B, C = chunk("a", memory=512), chunk("b", memory=256), chunk("c")
 NET = chunk("net", "network_present")
 RESERVED = chunk("r", "reservation_present", require=[{"qemulab": "lab-net"}])
+GONE = chunk("g", "reservation_absent", require=[{"qemulab": "lab-net"}])
+ASIDE = chunk("aside", "network_present")
 ON_NET = chunk("a", require=[{"qemulab": "lab-present"}, {"sls": "lab.network"}])
 
 
@@ -100,19 +112,21 @@ def following(
         (chunk("a", parallel=True), [chunk("a", parallel=True), B], []),
         (chunk("a", onlyif="true"), [chunk("a", onlyif="true"), B], []),
         (NET, [NET, RESERVED, ON_NET, C], ["r", "a", "c"]),
+        (NET, [NET, GONE, RESERVED, ON_NET, C], ["g", "r", "a", "c"]),
+        (NET, [NET, GONE, RESERVED, ASIDE, ON_NET], ["g", "r", "aside", "a"]),
+        (ASIDE, [NET, GONE, RESERVED, ASIDE, ON_NET], ["a"]),
         (NET, [NET, ON_NET, RESERVED], []),
         (NET, [RESERVED, NET, ON_NET], ["a"]),
         ({}, {}, []),
     ],
 )
 def test_only_those_are_started_together_that_salt_would_run_next_anyway(
-    rows: ModuleType, own: Any, lowstate: Any, names: list[str]
+    rows: ModuleType, state: ModuleType, own: Any, lowstate: Any, names: list[str]
 ) -> None:
     """Neither over another state, nor past a requisite, nor under a condition."""
     before = itertools.takewhile(lambda each: each != own, lowstate)
     ran = have_run(PRESENT, *(each for each in before if each["name"] != "not-run"))
-    functions = ("vm_running", "reservation_present")
-    row = following(rows, own, [PRESENT, *lowstate], ran, functions)
+    row = following(rows, own, [PRESENT, *lowstate], ran, state.FOLLOWERS)
     assert [each.name for each in row] == names
 
 
@@ -125,6 +139,40 @@ def test_none_is_started_whose_requisites_have_not_succeeded(
     """Whatever this state itself requires."""
     alone = chunk("a", require=[])
     assert following(rows, alone, [PRESENT, alone, B], ran) == []
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_a_network_that_a_dry_run_would_make_is_as_good_as_made(
+    rows: ModuleType, state: ModuleType, test: bool
+) -> None:
+    """Or the dry run would not say what the next network of the row does with the machines."""
+    lowstate = [PRESENT, NET, ASIDE, ON_NET]
+    ran = have_run(PRESENT) | have_run(NET, result=None)
+    row = following(rows, ASIDE, lowstate, ran, state.FOLLOWERS, test=test)
+    assert [each.name for each in row] == (["a"] if test else [])
+
+
+def test_a_network_is_given_what_is_its_own_of_a_row(rows: ModuleType, state: ModuleType) -> None:
+    """With another network behind it, machines are for that one to start and to restart."""
+
+    def given(*lowstate: Any) -> Any:
+        row = following(rows, NET, [PRESENT, NET, *lowstate], have_run(PRESENT), state.FOLLOWERS)
+        return state._started_with("net", row)
+
+    gone = {**GONE, "network": "net"}
+    reserved = {**RESERVED, "network": "net", "mac": "m", "address": "a"}
+    reservations = {"g": None, "r": {"mac": "m", "address": "a"}}
+    assert given(gone, reserved, ON_NET, C) == {
+        "reservations": reservations,
+        "vms": {"a": {}},
+        "last": True,
+    }
+    other = {**ASIDE, "name": "aside"}
+    assert given(gone, reserved, other, ON_NET) == {
+        "reservations": reservations,
+        "vms": {},
+        "last": False,
+    }
 
 
 def test_none_is_started_where_the_first_failure_ends_the_run(rows: ModuleType) -> None:

@@ -58,6 +58,17 @@ def failed(job: Job) -> tuple[dict[str, Any], Site]:
     return context, site
 
 
+def test_what_a_dry_run_has_said_is_nothing_to_a_real_one(tmp_path: Path) -> None:
+    """Both with one context, as whoever calls Salt from Python has it."""
+    face = importlib.import_module("_qemulab_face")
+    context: dict[str, Any] = {}
+    dry, again, real = (
+        face.site({"qemulab.root": str(tmp_path), "test": test}, {}, context, "lab")
+        for test in (True, True, None)
+    )
+    assert dry is again and real is not dry
+
+
 def test_all_functions_of_a_run_share_one_site(job: Job) -> None:
     first, again, other = job({}, ["lab", "lab", "other"])
     assert first is again and other is not first
