@@ -217,12 +217,45 @@ def test_f35_a_lock_that_is_held_is_a_timeout_with_a_name(
     assert len(pids(lab)) == 3
 
 
-def apply_with_timeout(lab: Lab, seconds: int) -> dict[str, Any]:
+@ON_SUPERVISORD
+def test_f35_whom_a_changed_network_could_not_restart_the_next_apply_does(lab: Lab) -> None:
+    """Its lock was held when its turn came; the network has another group by then, and is whole."""
+    network = {**DECLARED["networks"]["vmlan"], "multicast": "230.0.0.7:1234"}
+    declared = {**DECLARED, "networks": {"vmlan": {**network, "on_change": "restart"}}}
+    before = pids(lab)["a"]
+    hung = lab.host.spawn(["flock", f"{RUNTIME}/locks/vm-a", "sh", "-c", "echo; sleep 60"])
+    try:
+        assert hung.stdout is not None
+        hung.stdout.readline()
+        failed = apply_with_timeout(lab, 1, declared)["network_present vmlan"]
+        assert failed["result"] is False
+        assert "a was not restarted: " in failed["comment"]
+        assert pids(lab)["a"] == before
+    finally:
+        hung.kill()
+        hung.communicate()
+    said = lab.changes(lab.apply(declared=declared, test=True))
+    assert said == {
+        "network_present vmlan": {
+            "machines:a": {"old": "on the network as it was", "new": "restarted"}
+            | {"effect": "restart"}
+        }
+    }
+    assert lab.changes(lab.apply(declared=declared)) == said
+    after = pids(lab)
+    assert after["a"] != before
+    assert lab.changes(lab.apply(declared=declared)) == {}
+    assert pids(lab) == after
+
+
+def apply_with_timeout(
+    lab: Lab, seconds: int, declared: dict[str, Any] = DECLARED
+) -> dict[str, Any]:
     """Apply with the minion option that says how long a lock is waited for; return the states."""
     place = lab.host.shared / "minion-of-f35"
     place.mkdir(exist_ok=True)
     (place / "top.sls").write_text("base: {'*': [lab]}", encoding="utf-8")
-    (place / "lab.sls").write_text(json.dumps({"lab": DECLARED}), encoding="utf-8")
+    (place / "lab.sls").write_text(json.dumps({"lab": declared}), encoding="utf-8")
     options = {
         "id": "qemulab",
         "file_client": "local",
