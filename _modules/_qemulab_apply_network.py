@@ -83,11 +83,11 @@ def find_facts(site: Site, name: str, declared: Network | None = None) -> Networ
 
 
 def machines_on(site: Site, name: str) -> tuple[str, ...]:
-    """Return the running machines that sit on a network."""
+    """Return the running machines that sit on a network; a dry run leaves out whom it stops."""
     found = []
     for vm in site.store.vms():
         _, started = site.store.vm(vm)
-        if started is None or all(nic.network != name for nic in started.nics):
+        if vm in site.run.leaving or started is None or all(nic.network != name for nic in started.nics):
             continue
         if vm_status.runs(site, vm):
             found.append(vm)
