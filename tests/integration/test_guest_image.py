@@ -280,7 +280,10 @@ def test_clock_is_right_though_the_counter_was_measured_wrong(machine: Machine) 
 
 def test_host_key_is_the_one_handed_in(machine: Machine) -> None:
     """The guest is known by it (here and in every other test), and shows no other key."""
-    shown = machine.run("ssh-keyscan", "-T", "120", "-p", "10022", "127.0.0.1").split()
+    asked = ("ssh-keyscan", "-T", "120", "-p", "10022", "127.0.0.1")
+    # It asks once for each kind of key; on a busy machine one of these handshakes may time out.
+    answers = (machine.run(*asked, check=False).split() for _ in range(3))
+    shown = next(filter(None, answers), [])
     assert shown[1:3] == (machine.home / "host_key.pub").read_text("utf-8").split()[:2]
     assert shown.count("ssh-ed25519") == len(shown) // 3 == 1
     # Nobody but root reads it in there.
