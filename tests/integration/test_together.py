@@ -192,7 +192,7 @@ def test_machines_of_a_network_that_fails_do_not_run(host: harness.Host) -> None
 
 
 def test_no_machine_is_begun_before_what_it_requires(host: harness.Host) -> None:
-    """Two networks: the reservations of one are made after the other; then one by itself."""
+    """Two networks, the second with a reservation, which is made with it; then one by itself."""
     lab = Lab(host)
     declared = on_lan()
     other = {"mac": "52:54:00:00:00:0b", "address": "10.0.4.110"}
@@ -204,7 +204,10 @@ def test_no_machine_is_begun_before_what_it_requires(host: harness.Host) -> None
     would = lab.changes(lab.apply(declared=declared, test=True))
     states = lab.apply(declared=declared)
     assert lab.changes(states) == would
-    assert started(host, lab.pids()["a"]) > ended(states["reservation_present b"])
+    assert started(host, lab.pids()["a"]) > ended(states["network_present vmlan"])
+    assert (
+        "10.0.4.110" in host.run(["cat", "/var/lib/qemulab/lab/networks/other/reservations"]).stdout
+    )
     assert lab.changes(lab.apply(declared=declared)) == {}
     # One state by itself starts nothing that nobody would wait for.
     lab.apply("lab.clean", declared=declared)
