@@ -87,9 +87,8 @@ def machines_on(site: Site, name: str) -> tuple[str, ...]:
     found = []
     for vm in site.store.vms():
         _, started = site.store.vm(vm)
-        if vm in site.run.leaving or started is None or all(nic.network != name for nic in started.nics):
-            continue
-        if vm_status.runs(site, vm):
+        here = started is not None and any(nic.network == name for nic in started.nics)
+        if here and vm not in site.run.leaving and vm_status.runs(site, vm):
             found.append(vm)
     return tuple(found)
 
