@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import _qemulab_check_doctor as check_doctor
@@ -57,8 +58,13 @@ def read(declared: Any, site: Site, find_site: Callable[[str], Site]) -> dict[st
     rendered that would only say that another one failed. Never raises for such a fault.
     """
     # Each SLS of the tree asks for itself.
-    question = f"declaration {declared!r}"
-    return site.answers.recent(question, lambda: _read(declared, site, find_site), RENDERING)
+    ask = partial(_read, declared, site, find_site)
+    return site.answers.recent(_question(declared), ask, RENDERING)
+
+
+def _question(declared: Any) -> str:
+    """Return what the answer to ``read`` is kept by."""
+    return f"declaration {declared!r}"
 
 
 def _read(declared: Any, site: Site, find_site: Callable[[str], Site]) -> dict[str, Any]:
@@ -118,8 +124,8 @@ def need_possible(declared: Any, site: Site, find_site: Callable[[str], Site]) -
     """
     lab, found = survey(declared, find_site)
     if lab is not None:
-        # Whoever renders states from now on looks at the host anew.
-        find_site(lab.name).answers.forget()
+        # Whoever renders states from now on looks at the host anew; the states behind need not.
+        find_site(lab.name).answers.forget(_question(declared))
     if lab is None or not found["valid"]:
         raise HostError("\n".join(found["faults"] + vm_status.all_that_runs(site)))
     faults, warnings = check_doctor.before_start(lab, find_site(lab.name))

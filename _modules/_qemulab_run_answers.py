@@ -52,6 +52,14 @@ class Answers:
             raise answer
         return cast(T, answer)
 
-    def forget(self) -> None:
-        """Ask the host anew next time, whatever it is: something was changed on it."""
-        self._known = {}
+    def forget(self, question: str = "") -> None:
+        """
+        Ask the host anew next time, since something was changed on it.
+
+        question
+            What alone is asked anew. Default: whatever it is.
+        """
+        if question:
+            self._known.pop(question, None)
+        else:
+            self._known = {}
