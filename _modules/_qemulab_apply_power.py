@@ -57,8 +57,7 @@ def start(site: Site, name: str) -> list[str]:
     Returns in words what is not as it was. Raises HostError where it cannot be started.
     """
     with site.lock("vm", name):
-        said = _start(site, name, need_defined(site, name))
-    return said
+        return _start(site, name, need_defined(site, name))
 
 
 def stop(site: Site, name: str, grace: int | None = None) -> tuple[str, list[str]]:

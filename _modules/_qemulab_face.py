@@ -27,6 +27,13 @@ from _qemulab_vm_qmp import QmpError
 from salt.exceptions import CommandExecutionError
 
 
+def virtual(grains: Mapping[str, Any], name: str) -> str | tuple[bool, str]:
+    """Return what a face's ``__virtual__`` does: its name, or why it is not loaded on this host."""
+    if grains["kernel"] != "Linux":
+        return False, "qemulab needs Linux"
+    return name
+
+
 def lab_name(pillar: Mapping[str, Any], lab: str | None) -> Any:
     """Return the lab that is meant, unchecked: the one named, the pillar's, or the default."""
     if lab is not None:

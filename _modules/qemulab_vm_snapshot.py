@@ -23,9 +23,7 @@ __virtualname__ = "qemulab"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    if __grains__["kernel"] != "Linux":
-        return False, "qemulab needs Linux"
-    return __virtualname__
+    return face.virtual(__grains__, __virtualname__)
 
 
 def _site(lab: str | None = None) -> Site:
