@@ -204,6 +204,12 @@ class Supervisord:
             self._only_one = held.pop_all()
         self._opening = True
 
+    def end_lost(self) -> None:
+        """End a supervisord that has lost its socket: it starts again what has ended."""
+        if not self._opening and not self._is_up() and self._processes():
+            with lock.hold(self._layout.lock("lab", "supervisord")):
+                self._lost_is_back()
+
     def _configure(self) -> None:
         """Write its configuration, which it reads again whenever a unit is new."""
         layout = self._layout

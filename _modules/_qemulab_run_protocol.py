@@ -54,6 +54,9 @@ class Supervisor(Protocol):
     def open(self) -> None:
         """Begin to come up, for a lab that is about to have units; does not wait."""
 
+    def end_lost(self) -> None:
+        """End a supervisor that nobody can reach any more: it starts again what has ended."""
+
     def status(self) -> dict[tuple[str, str], UnitStatus]:
         """Return every unit of the lab that the supervisor knows, by kind and name."""
 

@@ -58,6 +58,11 @@ class LabSupervisor:
         with self._changing() as supervisor:
             supervisor.open()
 
+    def end_lost(self) -> None:
+        """End a supervisor that nobody can reach any more: it starts again what has ended."""
+        with self._changing() as supervisor:
+            supervisor.end_lost()
+
     def start(self, wanted: Sequence[Unit]) -> None:
         """Define units and start those that do not run; raises HostError for the first refused."""
         with self._changing() as supervisor:

@@ -131,6 +131,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin:/usr/sbin:/sbin"])
 
 
+SKIPPED = "qemulab/skipped"
+"""Where in pytest's cache the skips of a run stand."""
+
+
 class NoSkips:
     """Where CI runs: turns a run with a skipped test into a failed one, and lists those tests."""
 
@@ -153,8 +157,12 @@ class NoSkips:
         self.skipped.append(f"{report.nodeid}: {reason}")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a run that would have passed."""
-        if self.skipped and session.exitstatus == pytest.ExitCode.OK:
+        """Fail a run that would have passed, and have ``.ci/run`` know that it was for a skip."""
+        if not self.skipped:
+            return
+        if session.config.cache is not None:
+            session.config.cache.set(SKIPPED, self.skipped)
+        if session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
