@@ -60,11 +60,13 @@ def end_orphans(site: Site, name: str, network: Network) -> None:
     """
     End what runs of a network without its supervisor, so that it can be started anew.
 
-    Nothing is lost with them: the TAP stays, and the leases are in a file. A supervisor that only
-    nobody hears is ended before them, or it would have them back at once, beside those of the next.
+    Nothing is lost with them: the TAP stays, and the leases are in a file. A supervisor that runs
+    and that nobody reaches is ended first: it would have them back at once, beside the next one's.
     """
-    if orphans(site, name, network):
-        site.supervisor.end_lost()
+    if not orphans(site, name, network):
+        return
+    site.supervisor.end_lost()
+    # Asked again: one that has come back in time has them as its own.
     for pid, word in orphans(site, name, network).values():
         process.end(pid, word, END_TIMEOUT)
 
